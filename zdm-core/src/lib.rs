@@ -1,1 +1,31 @@
-//! zdm-core
+//! Words and contracts of zero-downtime migrations. No I/O.
+//!
+//! A service that moves its data to another store wraps both stores and keeps serving. This crate says
+//! what the parts must do: [`store::Store`] and its capabilities, the secondary-write queue
+//! ([`queue::WriteQueue`]), phases with their routing and moves, checkpoints, errors that say what
+//! happened and what to do. `zdm-dualwrite` runs them; `zdm-sql-adapters` has stores for databases.
+//!
+//! What it is not: a replication engine, a multi-master database, an exactly-once broker.
+//!
+//! ```
+//! use zdm_core::store::{MemoryStore, Store, StoreExt};
+//! use zdm_core::{queue::Touch, Error};
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let users = MemoryStore::<u64, String>::new();
+//! users.put(&7, &"Ada".to_owned()).await?;
+//! assert_eq!(users.fetch(&7).await?, "Ada");
+//!
+//! let touch = Touch::upsert(&7_u64);
+//! assert!(touch.covers(&7));
+//! # Ok::<_, Error>(()) }).unwrap();
+//! ```
+
+pub mod clock;
+pub mod error;
+pub mod key;
+pub mod queue;
+pub mod rollout;
+pub mod store;
+
+pub use error::{Error, Result};
