@@ -21,14 +21,14 @@
 
 mod contract;
 mod entry;
-// mod index;
-// mod memory;
+mod index;
+mod memory;
 mod touch;
 
 pub use contract::{WriteQueue, WriteQueueExt};
 pub use entry::{
     Claim, Direction, Entry, EntryId, EntryState, Epoch, Guarantee, QueueStats, Taint, TaintId, WatchId,
 };
-// pub use index::{Change as IndexChange, QueueIndex};
-// pub use memory::MemoryQueue;
+pub use index::QueueIndex;
+pub use memory::MemoryQueue;
 pub use touch::{Intent, Span, Touch, TouchItem};
