@@ -1,1 +1,3 @@
-//! Programs.
+//! What the example programs are made of. Not published; each program in `src/bin` is a few lines.
+
+pub mod live_migration;
