@@ -28,6 +28,23 @@ pub trait WriteQueue: Send + Sync + 'static {
     /// When the future is dropped, there is no entry, or one that has been cancelled.
     async fn open(&self, touch: Touch, epoch: Epoch, direction: Direction) -> Result<EntryId>;
 
+    /// Records keys that cannot be brought into step and that no write is about: a row that the page
+    /// engine could not map or write. The entry is PARKED from the start and as durable as any other. The
+    /// limit does not apply.
+    ///
+    /// # Errors
+    /// `Kind::Unavailable` when the queue cannot store entries.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, there may be an entry or none.
+    async fn open_parked(
+        &self,
+        touch: Touch,
+        epoch: Epoch,
+        direction: Direction,
+        error: &str,
+    ) -> Result<EntryId>;
+
     /// The write has taken effect: OPEN becomes RELEASED. `narrowed` replaces the touch by one that it
     /// covers, when the call has told which keys it really changed; one that it does not cover is
     /// ignored.

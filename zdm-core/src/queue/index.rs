@@ -171,6 +171,23 @@ impl QueueIndex {
         Ok(id)
     }
 
+    /// Adds a PARKED entry and returns it.
+    pub fn open_parked(
+        &mut self,
+        touch: Touch,
+        epoch: Epoch,
+        direction: Direction,
+        opened_at: UnixMillis,
+        error: &str,
+    ) -> Entry {
+        let id = EntryId(self.next_id);
+        let state = EntryState::Parked;
+        let last_error = Some(error.to_owned());
+        let entry = Entry { id, touch, state, epoch, direction, opened_at, attempts: 1, last_error };
+        self.restore(entry.clone());
+        entry
+    }
+
     /// Brings back an entry that storage kept: as PARKED if it was, else as RELEASED. A queue that has
     /// just been opened calls [`hold_all`](Self::hold_all) afterwards. The limit does not apply.
     pub fn restore(&mut self, entry: Entry) {

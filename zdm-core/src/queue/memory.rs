@@ -116,6 +116,17 @@ impl WriteQueue for MemoryQueue {
         self.lock().open(touch, epoch, direction, self.clock.unix_millis())
     }
 
+    async fn open_parked(
+        &self,
+        touch: Touch,
+        epoch: Epoch,
+        direction: Direction,
+        error: &str,
+    ) -> Result<EntryId> {
+        self.check_open()?;
+        Ok(self.lock().open_parked(touch, epoch, direction, self.clock.unix_millis(), error).id)
+    }
+
     fn release(&self, id: EntryId, narrowed: Option<Touch>) {
         self.change(|index| index.release(id, narrowed));
     }
