@@ -1,5 +1,7 @@
 //! The checker finds what was planted, and nothing where there is nothing.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use zdm_examples::live_migration::checker::{Verdict, check};

@@ -14,6 +14,7 @@
 pub mod checker;
 mod clock_time;
 mod dataset;
+pub mod display;
 pub mod flight;
 pub mod history;
 pub mod latency;
@@ -22,6 +23,7 @@ pub mod load;
 pub mod new_schema;
 pub mod old_schema;
 pub mod options;
+pub mod outage;
 pub mod report;
 pub mod service;
 pub mod traffic;

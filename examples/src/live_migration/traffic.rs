@@ -56,7 +56,11 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn new() -> Result<Self> {
+    /// Nothing has happened yet.
+    ///
+    /// # Errors
+    /// There is no memory for the latencies.
+    pub fn new() -> Result<Self> {
         let count = AtomicU64::default;
         Ok(Self {
             reads: count(),
