@@ -6,15 +6,17 @@
 //! | `dataset`, `load` | the real flights, and the way they get into the old database |
 //! | `old_schema`, `new_schema` | the tables, and how a flight becomes a row of each |
 //! | `service` | the application: what readers and writers call |
-//! | `migration` | everything that touches zdm |
+//! | `migration`, `outage` | everything that touches zdm |
 //! | `traffic`, `ledger`, `history`, `latency` | the load generator and its durable record of what was acknowledged |
 //! | `checker` | the proof at the end. It uses neither zdm nor the row mappings of this program |
+//! | `files` | the directory, its lock, and what a killed run left |
 //! | `options`, `display`, `report`, `program` | the command line, the progress bar, the last words, and the order of it all |
 
 pub mod checker;
 mod clock_time;
 mod dataset;
 pub mod display;
+pub mod files;
 pub mod flight;
 pub mod history;
 pub mod latency;
