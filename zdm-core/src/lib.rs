@@ -24,7 +24,9 @@
 pub mod clock;
 pub mod error;
 pub mod key;
+pub mod phase;
 pub mod queue;
+pub mod report;
 pub mod rollout;
 pub mod store;
 

@@ -96,7 +96,8 @@ pub trait WriteQueue: Send + Sync + 'static {
     /// opened until [`unwatch`](Self::unwatch). This is the low mark of a page.
     fn watch(&self, range: KeyRange<KeyBytes>) -> WatchId;
 
-    /// Ends a watch and returns what was touched, each key or range once.
+    /// Ends a watch and returns what was touched, each key or range once. A watch that has seen more keys
+    /// than it can keep returns its whole range.
     fn unwatch(&self, id: WatchId) -> Vec<TouchItem>;
 
     /// Records that writes to a range may go unrecorded from now on. Durable when it returns, even

@@ -94,10 +94,23 @@ struct Watch {
     id: WatchId,
     range: KeyRange,
     seen: HashMap<Span, Intent, RandomState>,
+    full: bool,
 }
 
 impl Watch {
+    /// Keys that are kept one by one. A watch that has seen more says "the whole range", so that a long
+    /// one takes bounded memory.
+    const LIMIT: usize = 100_000;
+
     fn note(&mut self, touch: &Touch) {
+        if self.seen.len() > Self::LIMIT {
+            self.seen = HashMap::default();
+            self.seen.insert(Span::Range(self.range.clone()), Intent::Unknown);
+            self.full = true;
+        }
+        if self.full {
+            return;
+        }
         for item in touch.items().iter().filter(|item| item.span.meets(&self.range)) {
             let intent = self.seen.entry(item.span.clone()).or_insert(item.intent);
             if *intent != item.intent {
@@ -677,7 +690,7 @@ impl QueueIndex {
     pub fn watch(&mut self, range: KeyRange) -> WatchId {
         let id = WatchId(self.next_watch);
         self.next_watch += 1;
-        let mut watch = Watch { id, range, seen: HashMap::default() };
+        let mut watch = Watch { id, range, seen: HashMap::default(), full: false };
         self.slots.values().for_each(|slot| watch.note(&slot.touch));
         self.watches.push(watch);
         id

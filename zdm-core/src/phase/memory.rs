@@ -1,0 +1,133 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Audit, Coordinator, Member, Move, MoveRecord, Phase, PhaseRecord};
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, Kind, Result};
+use crate::queue::Epoch;
+
+/// A coordinator for one process that forgets with it.
+///
+/// ```
+/// use zdm_core::phase::{Audit, Coordinator, MemoryCoordinator, Phase};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let phases = MemoryCoordinator::starting_in(Phase::Off);
+/// let now = phases.current().await?;
+/// let next = phases.advance(now.epoch, Phase::DualWrite, Audit::default()).await?;
+/// assert_eq!(next.epoch, now.epoch.next());
+/// assert!(phases.advance(now.epoch, Phase::Shadow, Audit::default()).await.is_err(), "a stale epoch");
+/// # Ok::<_, zdm_core::Error>(()) }).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct MemoryCoordinator {
+    state: Mutex<State>,
+    changed: Notify,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Debug)]
+struct State {
+    record: PhaseRecord,
+    history: Vec<MoveRecord>,
+    members: BTreeMap<String, (Member, Instant)>,
+}
+
+impl MemoryCoordinator {
+    /// Begins in a phase, with epoch 1.
+    pub fn starting_in(phase: Phase) -> Self {
+        Self::with_clock(phase, Arc::new(SystemClock))
+    }
+
+    /// Begins in a phase, with a clock.
+    pub fn with_clock(phase: Phase, clock: Arc<dyn Clock>) -> Self {
+        let record = PhaseRecord { phase, epoch: Epoch(1), since: clock.unix_millis() };
+        let state = State { record, history: Vec::new(), members: BTreeMap::new() };
+        Self { state: Mutex::new(state), changed: Notify::new(), clock }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The record after a move, and the move for the history.
+///
+/// # Errors
+/// [`Kind::Refused`] for another epoch or an illegal move.
+pub(super) fn next_record(
+    record: &PhaseRecord,
+    expected: Epoch,
+    to: Phase,
+    audit: Audit,
+    at: u64,
+) -> Result<(PhaseRecord, MoveRecord)> {
+    if record.epoch != expected {
+        let message = format!(
+            "the phase has changed meanwhile: it is {} of epoch {}, expected was epoch {expected}",
+            record.phase, record.epoch
+        );
+        return Err(Error::new(Kind::Refused, message));
+    }
+    Move::between(record.phase, to)?;
+    let next = PhaseRecord { phase: to, epoch: record.epoch.next(), since: at };
+    let made = MoveRecord { from: record.phase, to, epoch: next.epoch, at, audit };
+    Ok((next, made))
+}
+
+#[async_trait]
+impl Coordinator for MemoryCoordinator {
+    async fn current(&self) -> Result<PhaseRecord> {
+        Ok(self.lock().record.clone())
+    }
+
+    async fn advance(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<PhaseRecord> {
+        let mut state = self.lock();
+        let (next, made) = next_record(&state.record, expected, to, audit, self.clock.unix_millis())?;
+        state.record = next.clone();
+        state.history.push(made);
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(next)
+    }
+
+    async fn history(&self) -> Result<Vec<MoveRecord>> {
+        Ok(self.lock().history.clone())
+    }
+
+    async fn changed(&self, known: Epoch) -> Result<PhaseRecord> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let record = self.lock().record.clone();
+            if record.epoch > known {
+                return Ok(record);
+            }
+            changed.await;
+        }
+    }
+
+    async fn report(&self, member: Member, lease: Duration) -> Result<()> {
+        let until = self.clock.now() + lease;
+        self.lock().members.insert(member.name.clone(), (member, until));
+        Ok(())
+    }
+
+    async fn members(&self) -> Result<Vec<Member>> {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.members.retain(|_, (_, until)| *until > now);
+        Ok(state.members.values().map(|(member, _)| member.clone()).collect())
+    }
+
+    async fn leave(&self, name: &str) -> Result<()> {
+        self.lock().members.remove(name);
+        Ok(())
+    }
+}

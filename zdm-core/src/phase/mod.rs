@@ -1,0 +1,18 @@
+//! Where a migration stands, who answers in each phase, and which moves are legal.
+//!
+//! Phases are never compared with `<`: one exhaustive table says what each phase means
+//! ([`Phase::routing`]), another which moves exist and what they need ([`Move::between`]).
+
+mod coordinator;
+mod gate;
+mod memory;
+mod moves;
+mod routing;
+mod stage;
+
+pub use coordinator::{Audit, Coordinator, Member, MoveRecord, PhaseRecord};
+pub use gate::{Gate, GateCheck, GateReport, Override};
+pub use memory::MemoryCoordinator;
+pub use moves::{Move, MoveKind};
+pub use routing::{Reads, Routing, Side};
+pub use stage::{Percent, Phase};
