@@ -6,8 +6,8 @@
 //!
 //! | variant | rule left out |
 //! | --- | --- |
-//! | `Absence::IsDeletion` | a missing record is deleted only where a claimed entry is `Delete` or `Unknown` |
-//! | `Absence::IsIgnored` | a recorded delete does reach the secondary |
+//! | `OnAbsence::Delete` | a missing record is deleted only where a claimed entry is `Delete` or `Unknown` |
+//! | `OnAbsence::Leave` | a recorded delete does reach the secondary |
 
 use stateright::{Model, Property};
 
@@ -19,15 +19,15 @@ const ALL_DONE: &str = "update and delete can both finish";
 
 /// What a reconcile does when the primary has no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Absence {
-    IsDeletionIfRecorded,
-    IsDeletion,
-    IsIgnored,
+enum OnAbsence {
+    DeleteIfRecorded,
+    Delete,
+    Leave,
 }
 
 #[derive(Clone, Debug)]
 struct Reconcile {
-    absence: Absence,
+    on_absence: OnAbsence,
     /// The record that both sides hold at the start.
     mirrored: Record,
     focus: Option<&'static str>,
@@ -35,19 +35,19 @@ struct Reconcile {
 
 #[test]
 fn a_recorded_delete_and_nothing_else_deletes() {
-    assert_safe(&Reconcile { absence: Absence::IsDeletionIfRecorded, mirrored: None, focus: None }, 100);
-    assert_safe(&Reconcile { absence: Absence::IsDeletionIfRecorded, mirrored: Some(1), focus: None }, 60);
+    assert_safe(&Reconcile { on_absence: OnAbsence::DeleteIfRecorded, mirrored: None, focus: None }, 100);
+    assert_safe(&Reconcile { on_absence: OnAbsence::DeleteIfRecorded, mirrored: Some(1), focus: None }, 60);
 }
 
 #[test]
 fn absence_taken_for_deletion_destroys_the_only_copy() {
-    let variant = Reconcile { absence: Absence::IsDeletion, mirrored: None, focus: None };
+    let variant = Reconcile { on_absence: OnAbsence::Delete, mirrored: None, focus: None };
     assert_broken(&variant, NO_SILENT_LOSS, 7);
 }
 
 #[test]
 fn absence_ignored_keeps_a_deleted_record() {
-    let variant = Reconcile { absence: Absence::IsIgnored, mirrored: Some(1), focus: None };
+    let variant = Reconcile { on_absence: OnAbsence::Leave, mirrored: Some(1), focus: None };
     assert_broken(&variant, NO_SILENT_DIVERGENCE, 6);
 }
 
@@ -147,10 +147,10 @@ impl Model for Reconcile {
             Worker::Read(_, record @ Some(_)) => actions.push(Action::PutAndAck(record)),
             Worker::Read(claim, None) => {
                 let recorded = claim.iter().any(|i| INTENTS[i].allows_delete());
-                let deletes = match self.absence {
-                    Absence::IsDeletionIfRecorded => recorded,
-                    Absence::IsDeletion => true,
-                    Absence::IsIgnored => false,
+                let deletes = match self.on_absence {
+                    OnAbsence::DeleteIfRecorded => recorded,
+                    OnAbsence::Delete => true,
+                    OnAbsence::Leave => false,
                 };
                 actions.push(if deletes { Action::DeleteAndAck } else { Action::LeaveAndAck });
             }

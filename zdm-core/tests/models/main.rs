@@ -32,6 +32,7 @@ pub(crate) trait Variant: Clone + Debug + Model + Send + Sync + 'static {
 ///
 /// When a property breaks (with the shortest way there), when a goal is never reached, when the exploration stopped
 /// early, or when it saw fewer than `at_least` states: then the model lost behaviour, and its verdict means less.
+#[expect(clippy::print_stdout, reason = "a test shows what it explored")]
 pub(crate) fn assert_safe<V>(variant: &V, at_least: usize)
 where
     V: Variant,
@@ -62,6 +63,7 @@ where
 ///
 /// The length is checked because a shorter way means that the variant breaks for another reason than the rule it
 /// leaves out, and a longer one that the model lost behaviour.
+#[expect(clippy::print_stdout, reason = "a test shows what it explored")]
 pub(crate) fn assert_broken<V>(variant: &V, property: &'static str, steps: usize)
 where
     V: Variant,

@@ -67,7 +67,7 @@ const IDLE: Worker = Worker { step: Step::Idle, claim: Claim(0), record: None, s
 
 /// A request to the secondary that has not landed. An absent record deletes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Put {
+pub(super) struct Put {
     record: Record,
     stamp: u8,
     worker: usize,
