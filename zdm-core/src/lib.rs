@@ -21,7 +21,9 @@
 //! # Ok::<_, Error>(()) }).unwrap();
 //! ```
 
+pub mod checkpoint;
 pub mod clock;
+mod durable_file;
 pub mod error;
 pub mod key;
 pub mod phase;

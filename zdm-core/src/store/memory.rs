@@ -38,8 +38,10 @@ enum Level {
 
 struct UniqueRule<R> {
     name: &'static str,
-    value: Box<dyn Fn(&R) -> Option<String> + Send + Sync>,
+    value: Box<UniqueValue<R>>,
 }
+
+type UniqueValue<R> = dyn Fn(&R) -> Option<String> + Send + Sync;
 
 struct Tables<K, R> {
     records: BTreeMap<K, R>,
