@@ -1,1 +1,22 @@
-//! zdm-dualwrite
+//! Dual writes that lose nothing.
+//!
+//! [`DualWrite`] puts two stores behind one interface. Every write leaves a durable entry in a queue
+//! before the primary is called; workers bring the secondary into step; phases move reads and then the
+//! primary role from old to new. What the parts must do is said in [`zdm_core`].
+//!
+//! What it is not: a replication engine, a multi-master database, an exactly-once broker.
+
+mod adapter;
+mod handover;
+mod poison;
+mod reconcile;
+mod shadow;
+mod shutdown;
+
+pub use adapter::{
+    Builder, CircuitSettings, DualWrite, Instances, Retry, Settings, ShadowSettings, WhenFull,
+};
+pub use handover::{Advanced, MoveRequest};
+pub use reconcile::Safety;
+pub use shadow::ShadowCounts;
+pub use shutdown::ShutdownReport;
