@@ -23,13 +23,13 @@
 
 pub mod checkpoint;
 pub mod clock;
-mod durable_file;
 pub mod error;
 pub mod key;
 pub mod phase;
 pub mod queue;
 pub mod report;
 pub mod rollout;
+mod sealed_file;
 pub mod store;
 
 pub use error::{Error, Result};

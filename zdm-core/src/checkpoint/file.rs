@@ -1,224 +1,274 @@
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
 
-use super::contract::check_successor;
 use super::{Checkpoint, CheckpointStore};
-use crate::durable_file::{blocking, failed, read, replace, sync_parent};
 use crate::error::{Error, Kind, Result};
+use crate::sealed_file::{self, Seal, blocking, io_error};
 
-const MAGIC: [u8; 8] = *b"zdmckpt1";
-const ADVICE: &str = "restore it from a copy, or remove it to begin the job anew";
+const SEAL: Seal = Seal {
+    kind: "checkpoint",
+    format: 1,
+    remedy: "put back a copy, or remove the file and let the job start from its beginning",
+};
 
-/// Checkpoints in a folder, one file for each job, replaced whole.
+const SUFFIX: &str = ".checkpoint";
+const LOCK: &str = "checkpoints.lock";
+
+/// Checkpoints in a directory, one file per job.
+///
+/// Several processes may use one directory: a lock file serialises their saves.
 ///
 /// ```
 /// use zdm_core::checkpoint::{Checkpoint, CheckpointStore, FileCheckpoints};
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// # let folder = std::env::temp_dir().join(format!("zdm-doc-{}", std::process::id()));
-/// let checkpoints = FileCheckpoints::open(&folder).await?;
-/// let first = Checkpoint {
-///     format: 1, sequence: 1, subject: "flights".to_owned(), position: vec![42], updated_at: 0,
-/// };
-/// checkpoints.save("backfill", &first).await?;
-/// assert!(checkpoints.save("backfill", &first).await.is_err(), "a checkpoint never goes back");
-/// assert_eq!(checkpoints.load("backfill").await?, Some(first));
-/// # std::fs::remove_dir_all(&folder).unwrap();
-/// # Ok::<_, zdm_core::Error>(()) }).unwrap();
+/// # let dir = std::env::temp_dir().join(format!("zdm-doc-checkpoints-{}", std::process::id()));
+/// let checkpoints = FileCheckpoints::open(&dir).await?;
+/// checkpoints.save("backfill", &Checkpoint::first(1, "users", vec![7], 0)).await?;
+/// drop(checkpoints);
+///
+/// let reopened = FileCheckpoints::open(&dir).await?;
+/// assert_eq!(reopened.load("backfill").await?.unwrap().position, [7]);
+/// # std::fs::remove_dir_all(&dir).unwrap();
+/// # Ok::<_, zdm_core::error::Error>(()) }).unwrap();
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FileCheckpoints {
-    folder: Arc<Path>,
-    /// Load, compare and replace are one step.
-    saving: Mutex<()>,
+    directory: PathBuf,
 }
 
 impl FileCheckpoints {
-    /// Uses a folder, which is made if it is not there.
+    /// Opens a directory, which is made if it is not there.
     ///
     /// # Errors
-    /// [`Kind::Unavailable`] naming the folder.
-    pub async fn open(folder: impl Into<PathBuf>) -> Result<Self> {
-        let folder: Arc<Path> = folder.into().into();
-        let own = Arc::clone(&folder);
+    /// `Kind::Unavailable` when the directory cannot be made or read.
+    ///
+    /// # Cancel safety
+    /// Nothing but the directory may be left when the future is dropped.
+    pub async fn open(directory: impl Into<PathBuf>) -> Result<Self> {
+        let directory = directory.into();
         blocking(move || {
-            fs::create_dir_all(&*own).map_err(|error| failed("cannot make the folder", &own, error))?;
-            sync_parent(&own)
+            fs::create_dir_all(&directory).map_err(|error| io_error("make", &directory, error))?;
+            fs::read_dir(&directory).map_err(|error| io_error("read", &directory, error))?;
+            Ok(Self { directory })
         })
-        .await?;
-        Ok(Self { folder, saving: Mutex::new(()) })
+        .await
     }
 
-    fn path(&self, job: &str) -> Result<PathBuf> {
-        let name = file_name(job);
-        if job.is_empty() || name.len() > 200 {
-            let message = format!("the job name {job:?} is empty or too long for a file name");
-            return Err(Error::new(Kind::Invalid, message));
-        }
-        Ok(self.folder.join(format!("{name}.checkpoint")))
+    fn path_of(&self, job: &str) -> Result<PathBuf> {
+        Ok(self.directory.join(file_name(job)?))
     }
-}
 
-/// A job name as a file name: letters, digits, `-` and `_` stand for themselves, other bytes are `%XX`.
-fn file_name(job: &str) -> String {
-    let mut name = String::new();
-    for byte in job.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
-            _ => name.push_str(&format!("%{byte:02X}")),
-        }
+    /// Holds the lock until the file is dropped.
+    fn lock(directory: &Path) -> Result<File> {
+        let path = directory.join(LOCK);
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|error| io_error("open", &path, error).not_applied())?;
+        file.lock().map_err(|error| io_error("lock", &path, error).not_applied())?;
+        Ok(file)
     }
-    name
-}
-
-fn job_name(file: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = file.strip_suffix(".checkpoint")?.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte == b'%' {
-            let (code, tail) = rest.split_first_chunk::<2>()?;
-            bytes.push(u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok()?);
-            rest = tail;
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
-
-fn load(path: &Path) -> Result<Option<Checkpoint>> {
-    let Some(content) = read(path, MAGIC, ADVICE)? else { return Ok(None) };
-    serde_json::from_slice(&content).map(Some).map_err(|error| {
-        let message = format!("{} holds no checkpoint that this program can read; {ADVICE}", path.display());
-        Error::new(Kind::Damaged, message).with_source(error)
-    })
 }
 
 #[async_trait]
 impl CheckpointStore for FileCheckpoints {
     async fn load(&self, job: &str) -> Result<Option<Checkpoint>> {
-        let path = self.path(job)?;
-        blocking(move || load(&path)).await
+        let (path, directory) = (self.path_of(job)?, self.directory.clone());
+        blocking(move || {
+            let found = read(&path)?;
+            if found.is_none() {
+                // A directory that vanished must not look like a job that never began.
+                fs::metadata(&directory).map_err(|error| io_error("read", &directory, error))?;
+            }
+            Ok(found)
+        })
+        .await
     }
 
     async fn save(&self, job: &str, checkpoint: &Checkpoint) -> Result<()> {
-        let _one_at_a_time = self.saving.lock().await;
-        let (path, job, next) = (self.path(job)?, job.to_owned(), checkpoint.clone());
+        let (path, directory) = (self.path_of(job)?, self.directory.clone());
+        let (job, checkpoint) = (job.to_owned(), checkpoint.clone());
         blocking(move || {
-            check_successor(&job, load(&path)?.as_ref(), &next)?;
-            let content = serde_json::to_vec(&next).map_err(|error| failed("cannot write", &path, error))?;
-            replace(&path, MAGIC, &content)
+            let _lock = Self::lock(&directory)?;
+            checkpoint.expect_after(&job, read(&path)?.as_ref())?;
+            let body = serde_json::to_vec(&checkpoint).map_err(|error| {
+                Error::new(Kind::Invalid, format!("cannot write the checkpoint of {job:?} as JSON"))
+                    .with_source(error)
+            })?;
+            SEAL.replace(&path, &body)
         })
         .await
     }
 
     async fn remove(&self, job: &str) -> Result<()> {
-        let path = self.path(job)?;
-        blocking(move || match fs::remove_file(&path) {
-            Ok(()) => sync_parent(&path),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(failed("cannot remove", &path, error)),
+        let (path, directory) = (self.path_of(job)?, self.directory.clone());
+        blocking(move || {
+            let _lock = Self::lock(&directory)?;
+            sealed_file::remove(&path)
         })
         .await
     }
 
     async fn jobs(&self) -> Result<Vec<String>> {
-        let folder = Arc::clone(&self.folder);
+        let directory = self.directory.clone();
         blocking(move || {
+            let failed = |error| io_error("read", &directory, error);
             let mut jobs = Vec::new();
-            for file in fs::read_dir(&*folder).map_err(|error| failed("cannot read", &folder, error))? {
-                let file = file.map_err(|error| failed("cannot read", &folder, error))?;
-                jobs.extend(file.file_name().to_str().and_then(job_name));
+            for entry in fs::read_dir(&directory).map_err(failed)? {
+                jobs.extend(entry.map_err(failed)?.file_name().to_str().and_then(job_of));
             }
-            jobs.sort();
+            jobs.sort_unstable();
             Ok(jobs)
         })
         .await
     }
 }
 
+fn read(path: &Path) -> Result<Option<Checkpoint>> {
+    let Some(body) = SEAL.read(path)? else { return Ok(None) };
+    let checkpoint = serde_json::from_slice(&body)
+        .map_err(|error| SEAL.damaged(path, "its body is not a checkpoint").with_source(error))?;
+    Ok(Some(checkpoint))
+}
+
+/// Lower-case letters, digits, `-` and `_` stay; every other byte becomes `%` and two digits. So no two
+/// jobs share a file, not even where file names ignore case, and no job leaves the directory.
+fn file_name(job: &str) -> Result<String> {
+    let mut name = String::with_capacity(job.len() + SUFFIX.len());
+    for byte in job.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
+            _ => name.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    name.push_str(SUFFIX);
+    // Room for ".tmp" within the 255 bytes that file systems allow.
+    if job.is_empty() || name.len() > 250 {
+        let message = format!("the job name {job:?} is empty or too long for a file name: shorten it");
+        return Err(Error::new(Kind::Invalid, message));
+    }
+    Ok(name)
+}
+
+fn job_of(file_name: &str) -> Option<String> {
+    let mut parts = file_name.strip_suffix(SUFFIX)?.split('%');
+    let mut job = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        job.push(u8::from_str_radix(digits, 16).ok()?);
+        job.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(job).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Certainty;
+    use crate::sealed_file::tests::TestDir;
+    use proptest::prelude::*;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("zdm-checkpoint-{name}-{}", std::process::id()));
-        drop(fs::remove_dir_all(&folder));
-        folder
+    fn sample(sequence: u64) -> Checkpoint {
+        Checkpoint { sequence, ..Checkpoint::first(1, "users", vec![0, 255, 7], 1_700_000_000_000) }
     }
 
-    fn checkpoint(sequence: u64) -> Checkpoint {
-        Checkpoint { format: 1, sequence, subject: "flights".into(), position: vec![0, 255], updated_at: 7 }
-    }
-
-    #[tokio::test]
-    async fn a_checkpoint_comes_back_after_reopening_and_never_goes_back() {
-        let folder = folder("back");
-        let store = FileCheckpoints::open(&folder).await.unwrap();
-        let job = "back/fill %1 ü";
-        assert_eq!(store.load(job).await.unwrap(), None);
-        store.save(job, &checkpoint(1)).await.unwrap();
-        store.save(job, &checkpoint(2)).await.unwrap();
-        assert_eq!(store.save(job, &checkpoint(2)).await.unwrap_err().kind(), Kind::Refused);
-        let other = Checkpoint { subject: "users".into(), ..checkpoint(9) };
-        let error = store.save(job, &other).await.unwrap_err();
-        assert!(error.to_string().contains("flights") && error.to_string().contains("users"), "{error}");
-        drop(store);
-
-        let store = FileCheckpoints::open(&folder).await.unwrap();
-        assert_eq!(store.load(job).await.unwrap(), Some(checkpoint(2)));
-        assert_eq!(store.jobs().await.unwrap(), [job]);
-        store.remove(job).await.unwrap();
-        assert_eq!(store.load(job).await.unwrap(), None);
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[tokio::test]
-    async fn every_damaged_byte_and_every_cut_is_an_error() {
-        let folder = folder("damaged");
-        let store = FileCheckpoints::open(&folder).await.unwrap();
-        store.save("job", &checkpoint(1)).await.unwrap();
-        let path = store.path("job").unwrap();
-        let good = fs::read(&path).unwrap();
-        for at in 0..good.len() {
-            let mut flipped = good.clone();
-            flipped[at] ^= 1;
-            for bad in [&flipped[..], &good[..at]] {
-                fs::write(&path, bad).unwrap();
-                let error = store.load("job").await.unwrap_err();
-                assert_eq!(error.kind(), Kind::Damaged, "byte {at}");
-                assert!(error.to_string().contains("job.checkpoint"), "{error}");
+    proptest! {
+        #[test]
+        fn job_names_and_file_names_are_inverses(job in "\\PC{1,60}") {
+            if let Ok(name) = file_name(&job) {
+                prop_assert_eq!(job_of(&name).unwrap(), job);
+                prop_assert!(!name.contains(['/', '\\', '~']) && !name.starts_with('.'));
             }
         }
-        fs::remove_dir_all(folder).unwrap();
     }
 
     #[tokio::test]
-    async fn a_replacement_that_cannot_be_written_leaves_the_earlier_one() {
-        let folder = folder("full");
-        let store = FileCheckpoints::open(&folder).await.unwrap();
-        store.save("job", &checkpoint(1)).await.unwrap();
-        // A folder in the place of the new file makes writing it fail, as a full disk does.
-        fs::create_dir(store.path("job").unwrap().with_extension("new")).unwrap();
-        let error = store.save("job", &checkpoint(2)).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Unavailable);
-        assert_eq!(store.load("job").await.unwrap(), Some(checkpoint(1)));
-        fs::remove_dir_all(folder).unwrap();
+    async fn jobs_with_any_name_keep_apart() {
+        let dir = TestDir::new();
+        let checkpoints = FileCheckpoints::open(dir.path("c")).await.unwrap();
+        let mut names = ["a/b", "..", "A", "a", "ü ", "a%2fb", "."];
+        for (at, name) in names.iter().enumerate() {
+            checkpoints.save(name, &sample(at as u64 + 1)).await.unwrap();
+        }
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(checkpoints.load(name).await.unwrap().unwrap().sequence, at as u64 + 1, "{name}");
+        }
+        names.sort_unstable();
+        assert_eq!(checkpoints.jobs().await.unwrap(), names);
+        for name in ["", &"x".repeat(300)] {
+            assert_eq!(checkpoints.load(name).await.unwrap_err().kind(), Kind::Invalid);
+        }
     }
 
-    #[test]
-    fn another_table_and_a_newer_format_are_named() {
-        let error = checkpoint(1).expect("backfill", "users", 1).unwrap_err();
-        assert!(
-            error.to_string().contains("\"flights\"") && error.to_string().contains("\"users\""),
-            "{error}"
-        );
-        let error = checkpoint(1).expect("backfill", "flights", 0).unwrap_err();
-        assert!(error.to_string().contains("format 1"), "{error}");
+    #[tokio::test]
+    async fn a_damaged_file_is_an_error_until_it_is_removed() {
+        let dir = TestDir::new();
+        let checkpoints = FileCheckpoints::open(dir.path("")).await.unwrap();
+        checkpoints.save("job", &sample(1)).await.unwrap();
+        let path = dir.path("job.checkpoint");
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+        for error in [
+            checkpoints.load("job").await.unwrap_err(),
+            checkpoints.save("job", &sample(2)).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), Kind::Damaged);
+            let text = error.to_string();
+            assert!(text.contains(path.to_str().unwrap()) && text.contains("remove the file"), "{text}");
+        }
+        checkpoints.remove("job").await.unwrap();
+        assert_eq!(checkpoints.load("job").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_leftover_of_a_crash_is_ignored() {
+        let dir = TestDir::new();
+        let checkpoints = FileCheckpoints::open(dir.path("")).await.unwrap();
+        checkpoints.save("job", &sample(1)).await.unwrap();
+        fs::write(dir.path("job.checkpoint.tmp"), "half of somethi").unwrap();
+        fs::write(dir.path("other.checkpoint.tmp"), "half").unwrap();
+        assert_eq!(checkpoints.load("job").await.unwrap(), Some(sample(1)));
+        assert_eq!(checkpoints.jobs().await.unwrap(), ["job"]);
+        checkpoints.save("job", &sample(2)).await.unwrap();
+        assert_eq!(checkpoints.load("job").await.unwrap(), Some(sample(2)));
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_vanished_is_an_error() {
+        let dir = TestDir::new();
+        let checkpoints = FileCheckpoints::open(dir.path("c")).await.unwrap();
+        fs::remove_dir_all(dir.path("c")).unwrap();
+        assert_eq!(checkpoints.load("job").await.unwrap_err().kind(), Kind::Unavailable);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_full_disk_keeps_the_old_checkpoint() {
+        let dir = TestDir::new();
+        let checkpoints = FileCheckpoints::open(dir.path("")).await.unwrap();
+        checkpoints.save("job", &sample(1)).await.unwrap();
+        std::os::unix::fs::symlink("/dev/full", dir.path("job.checkpoint.tmp")).unwrap();
+        let error = checkpoints.save("job", &sample(2)).await.unwrap_err();
+        assert_eq!((error.kind(), error.certainty()), (Kind::Unavailable, Certainty::NotApplied));
+        assert_eq!(checkpoints.load("job").await.unwrap(), Some(sample(1)));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_racing_saves_the_greatest_stands() {
+        let dir = TestDir::new();
+        let checkpoints = FileCheckpoints::open(dir.path("")).await.unwrap();
+        let saves: Vec<_> = (1..=16)
+            .map(|sequence| {
+                let checkpoints = checkpoints.clone();
+                tokio::spawn(async move { checkpoints.save("job", &sample(sequence)).await })
+            })
+            .collect();
+        for save in saves {
+            if let Err(error) = save.await.unwrap() {
+                assert_eq!(error.kind(), Kind::Refused, "{error}");
+            }
+        }
+        assert_eq!(checkpoints.load("job").await.unwrap(), Some(sample(16)));
     }
 }
