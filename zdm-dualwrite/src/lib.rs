@@ -7,6 +7,7 @@
 //! What it is not: a replication engine, a multi-master database, an exactly-once broker.
 
 mod adapter;
+pub mod docs;
 mod handover;
 mod poison;
 mod reconcile;
