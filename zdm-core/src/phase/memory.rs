@@ -47,11 +47,36 @@ impl MemoryCoordinator {
     /// Begins in a phase, with a clock.
     pub fn with_clock(phase: Phase, clock: Arc<dyn Clock>) -> Self {
         let record = PhaseRecord { phase, epoch: Epoch(1), since: clock.unix_millis() };
-        let state = State { record, history: Vec::new(), members: BTreeMap::new() };
+        Self::restored(record, Vec::new(), clock)
+    }
+
+    /// Goes on from what storage kept.
+    pub(super) fn restored(record: PhaseRecord, history: Vec<MoveRecord>, clock: Arc<dyn Clock>) -> Self {
+        let state = State { record, history, members: BTreeMap::new() };
         Self { state: Mutex::new(state), changed: Notify::new(), clock }
     }
 
+    /// What a move would record. Nothing changes before [`install`](Self::install).
+    pub(super) fn plan(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<(PhaseRecord, MoveRecord)> {
+        next_record(&self.lock().record, expected, to, audit, self.clock.unix_millis())
+    }
+
+    /// Takes a planned move and wakes whoever waits for it.
+    pub(super) fn install(&self, next: PhaseRecord, made: MoveRecord) {
+        let mut state = self.lock();
+        state.record = next;
+        state.history.push(made);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Every move, oldest first.
+    pub(super) fn moves(&self) -> Vec<MoveRecord> {
+        self.lock().history.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is whole before the lock is let go, so a panic elsewhere leaves it sound.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -60,7 +85,7 @@ impl MemoryCoordinator {
 ///
 /// # Errors
 /// [`Kind::Refused`] for another epoch or an illegal move.
-pub(super) fn next_record(
+fn next_record(
     record: &PhaseRecord,
     expected: Epoch,
     to: Phase,
