@@ -135,11 +135,14 @@ impl<S: Store + Clone> Builder<S> {
         queue.recover(settle_time).await?;
         let recovered = queue.entries(EntryState::Ambiguous, usize::MAX);
         let recovered_up_to = recovered.last().map_or(EntryId(0), |entry| entry.id);
+        // An earlier process may have written in a phase without mirroring.
+        let settle_time = self.old.settle_time().max(self.new.settle_time());
+        let unmirrored_until = self.clock.now() + settle_time;
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             circuit: Circuit::new(self.settings.circuit, self.settings.seed),
             shadow: Shadow::new(&self.settings),
-            operations: Operations::new(record),
+            operations: Operations::new(record, unmirrored_until),
             old: self.old,
             new: self.new,
             queue,

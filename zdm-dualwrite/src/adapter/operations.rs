@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use zdm_core::error::{Error, Kind, Result};
 use zdm_core::phase::{PhaseRecord, Routing};
 use zdm_core::queue::Epoch;
@@ -23,6 +24,8 @@ struct State {
     pauses: u32,
     stopped: bool,
     in_flight: SmallVec<[(Epoch, u64); 2]>,
+    /// Until when a write that left no entry may still take effect.
+    unmirrored_until: Instant,
 }
 
 /// A write under way. Dropping it ends the write.
@@ -38,9 +41,12 @@ pub(crate) struct Pause {
 }
 
 impl Operations {
-    pub(crate) fn new(record: PhaseRecord) -> Arc<Self> {
+    /// Begins in a phase. Writes of an earlier process that left no entry may take effect until
+    /// `unmirrored_until`.
+    pub(crate) fn new(record: PhaseRecord, unmirrored_until: Instant) -> Arc<Self> {
         let routing = record.phase.routing();
-        let state = State { record, routing, pauses: 0, stopped: false, in_flight: SmallVec::new() };
+        let in_flight = SmallVec::new();
+        let state = State { record, routing, pauses: 0, stopped: false, in_flight, unmirrored_until };
         Arc::new(Self { state: Mutex::new(state), changed: Notify::new() })
     }
 
@@ -125,6 +131,20 @@ impl Operations {
     /// How many writes are under way.
     pub(crate) fn in_flight(&self) -> u64 {
         self.lock().in_flight.iter().map(|(_, count)| count).sum()
+    }
+
+    /// A write without an entry ends with an unknown outcome and may take effect until `at`.
+    pub(crate) fn unmirrored_until(&self, at: Instant) {
+        let mut state = self.lock();
+        state.unmirrored_until = state.unmirrored_until.max(at);
+    }
+
+    /// Waits until every write that left no entry, because it began before `epoch`, is over and settled. A
+    /// copy that begins earlier may miss one.
+    pub(crate) async fn mirrored_since(&self, epoch: Epoch) {
+        self.drained_before(epoch).await;
+        let until = self.lock().unmirrored_until;
+        tokio::time::sleep_until(until).await;
     }
 
     /// Waits until no write is under way that began before `epoch`.

@@ -11,6 +11,7 @@ use zdm_core::queue::{Direction, EntryId, Epoch, Span, Touch, WriteQueue};
 use zdm_core::report::Event;
 use zdm_core::store::Store;
 
+use super::operations::Operations;
 use super::settings::WhenFull;
 use super::taint::Window;
 use super::{DualWrite, Shared};
@@ -26,6 +27,19 @@ enum CoverKind<'a> {
     Entry(&'a dyn WriteQueue, EntryId),
     Window(Arc<Window>),
     Over,
+}
+
+/// A write in a phase without mirroring. Dropping it says that nobody knows the outcome: mirroring may begin
+/// meanwhile, and a copy must not begin before this write has settled.
+struct Uncovered<'a> {
+    operations: &'a Operations,
+    settle_time: Duration,
+}
+
+impl Drop for Uncovered<'_> {
+    fn drop(&mut self) {
+        self.operations.unmirrored_until(tokio::time::Instant::now() + self.settle_time);
+    }
 }
 
 impl Cover<'_> {
@@ -113,7 +127,12 @@ impl<S: Store + Clone> DualWrite<S> {
         let ticket = shared.operations.begin().await?;
         let primary = shared.side(ticket.routing.primary);
         let Some(direction) = ticket.routing.direction else {
-            return call(primary.clone()).await;
+            let uncovered = Uncovered { operations: &shared.operations, settle_time: primary.settle_time() };
+            let result = call(primary.clone()).await;
+            if !matches!(&result, Err(error) if error.certainty() == Certainty::Unknown) {
+                std::mem::forget(uncovered);
+            }
+            return result;
         };
         let cover = shared.cover(&touch, ticket.epoch, direction, primary.settle_time()).await?;
         let result = call(primary.clone()).await;
