@@ -1,11 +1,13 @@
 use std::fs::{File, TryLockError};
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use super::{Audit, Coordinator, Member, MemoryCoordinator, MoveRecord, Phase, PhaseRecord};
 use crate::clock::{Clock, SystemClock};
@@ -16,7 +18,8 @@ use crate::sealed_file::{Seal, blocking, io_error, sibling};
 const SEAL: Seal = Seal {
     kind: "phase",
     format: 1,
-    remedy: "put back a copy; do not just remove it, the migration would begin again from `off`",
+    remedy: "put back a copy. It says which store is primary, so to remove it with its lock file and begin \
+             anew may lose writes",
 };
 
 /// A coordinator for one process whose phase and history are kept in a file.
@@ -28,7 +31,9 @@ const SEAL: Seal = Seal {
 /// use zdm_core::phase::{Audit, Coordinator, FileCoordinator, Phase};
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// # let path = std::env::temp_dir().join(format!("zdm-doc-phase-{}", std::process::id()));
+/// # let folder = std::env::temp_dir().join(format!("zdm-doc-phase-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder).unwrap();
+/// let path = folder.join("users.phase");
 /// let phases = FileCoordinator::open(&path, "users").await?;
 /// let now = phases.current().await?;
 /// let audit = Audit { by: "ada".into(), reason: "begin".into(), ..Audit::default() };
@@ -39,7 +44,7 @@ const SEAL: Seal = Seal {
 /// let phases = FileCoordinator::open(&path, "users").await?;
 /// assert_eq!(phases.current().await?.phase, Phase::DualWrite);
 /// assert_eq!(phases.history().await?[0].audit.by, "ada");
-/// # std::fs::remove_file(&path).unwrap();
+/// # std::fs::remove_dir_all(&folder).unwrap();
 /// # Ok::<_, zdm_core::Error>(()) }).unwrap();
 /// ```
 #[derive(Debug)]
@@ -52,8 +57,8 @@ struct Own {
     path: PathBuf,
     migration: String,
     memory: MemoryCoordinator,
-    /// Compare, write and publish are one step.
-    moving: Mutex<()>,
+    /// Held by a move until it is done, also when its caller has gone: whoever asks then learns the end.
+    moving: Arc<Mutex<()>>,
     /// Set when nobody knows whether the file holds the last move.
     in_doubt: AtomicBool,
     /// Locked until it is dropped.
@@ -69,56 +74,61 @@ struct Body {
 
 impl FileCoordinator {
     /// Opens the file of a migration. Without a file, the migration begins in [`Phase::Off`] with epoch 1.
-    /// The folder must be there.
+    ///
+    /// # Errors
+    /// As [`starting_in`](Self::starting_in).
+    ///
+    /// # Cancel safety
+    /// As [`starting_in`](Self::starting_in).
+    pub async fn open(path: impl Into<PathBuf>, migration: impl Into<String>) -> Result<Self> {
+        Self::starting_in(path, migration, Phase::Off).await
+    }
+
+    /// Opens the file of a migration. Without a file, the migration begins in `phase` with epoch 1; a file
+    /// that is there says itself where the migration stands. The folder must be there.
     ///
     /// # Errors
     /// `Kind::Owned` when another process has it open; `Kind::Invalid` when it belongs to another
-    /// migration or a newer release; `Kind::Damaged` when it is not whole; `Kind::Unavailable` when it
-    /// cannot be read or made. Each names the file.
+    /// migration or a newer release; `Kind::Damaged` when it is not whole, or was there and is gone;
+    /// `Kind::Unavailable` when it cannot be read or made. Each names the file.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped; a file that was not there may be.
-    pub async fn open(path: impl Into<PathBuf>, migration: impl Into<String>) -> Result<Self> {
-        Self::with_clock(path, migration, Arc::new(SystemClock)).await
+    pub async fn starting_in(
+        path: impl Into<PathBuf>,
+        migration: impl Into<String>,
+        phase: Phase,
+    ) -> Result<Self> {
+        Self::with_clock(path, migration, phase, Arc::new(SystemClock)).await
     }
 
-    /// As [`open`](Self::open), with a clock.
+    /// As [`starting_in`](Self::starting_in), with a clock.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`starting_in`](Self::starting_in).
     pub async fn with_clock(
         path: impl Into<PathBuf>,
         migration: impl Into<String>,
+        phase: Phase,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let (path, migration) = (path.into(), migration.into());
-        let own = blocking(move || Own::open(path, migration, clock)).await?;
+        let own = blocking(move || Own::open(path, migration, phase, clock)).await?;
         Ok(Self { own: Arc::new(own) })
     }
 }
 
 impl Own {
-    fn open(path: PathBuf, migration: String, clock: Arc<dyn Clock>) -> Result<Self> {
-        let lock_path = sibling(&path, ".lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(|error| io_error("open", &lock_path, error).not_applied())?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let message = format!(
-                    "the phase file {} is open already, here or in another process: a phase file is for one \
-                     process, several share their phase through a database",
-                    path.display()
-                );
-                return Err(Error::new(Kind::Owned, message));
-            }
-            Err(TryLockError::Error(error)) => return Err(io_error("lock", &lock_path, error)),
-        }
+    fn open(path: PathBuf, migration: String, phase: Phase, clock: Arc<dyn Clock>) -> Result<Self> {
+        let mut lock = lock(&path)?;
+        let mut mark = String::new();
+        lock.read_to_string(&mut mark).map_err(|error| io_error("read the lock file of", &path, error))?;
         let body = match SEAL.read(&path)? {
             Some(bytes) => serde_json::from_slice::<Body>(&bytes)
                 .map_err(|error| SEAL.damaged(&path, "its body is not a phase").with_source(error))?,
+            None if !mark.is_empty() => return Err(SEAL.damaged(&path, "it was there and is gone")),
             None => {
-                let record = PhaseRecord { phase: Phase::Off, epoch: Epoch(1), since: clock.unix_millis() };
+                let record = PhaseRecord { phase, epoch: Epoch(1), since: clock.unix_millis() };
                 let body = Body { migration: migration.clone(), record, history: Vec::new() };
                 write(&path, &body)?;
                 body
@@ -133,13 +143,24 @@ impl Own {
             );
             return Err(Error::new(Kind::Invalid, message));
         }
+        if mark.is_empty() {
+            // From now on a missing phase file is a loss and not a beginning.
+            lock.write_all(b"The phase file beside this one has been made.\n")
+                .and_then(|()| lock.sync_all())
+                .map_err(|error| io_error("mark the lock file of", &path, error))?;
+        }
         let memory = MemoryCoordinator::restored(body.record, body.history, clock);
-        let (moving, in_doubt) = (Mutex::new(()), AtomicBool::new(false));
-        Ok(Self { path, migration, memory, moving, in_doubt, _lock: lock })
+        Ok(Self {
+            path,
+            migration,
+            memory,
+            moving: Arc::default(),
+            in_doubt: AtomicBool::new(false),
+            _lock: lock,
+        })
     }
 
     fn advance(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<PhaseRecord> {
-        let _one_at_a_time = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
         let (record, made) = self.memory.plan(expected, to, audit)?;
         let mut history = self.memory.moves();
@@ -167,7 +188,26 @@ impl Own {
     }
 }
 
-fn write(path: &std::path::Path, body: &Body) -> Result<()> {
+fn lock(path: &Path) -> Result<File> {
+    let lock_path = sibling(path, ".lock");
+    let lock = File::options().create(true).read(true).append(true).open(&lock_path);
+    let lock = lock.map_err(|error| io_error("open", &lock_path, error).not_applied())?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            let message = format!(
+                "the phase file {} is open already, here or in another process, which holds the lock on {}: a \
+                 phase file is for one process, several share their phase through a database",
+                path.display(),
+                lock_path.display()
+            );
+            Err(Error::new(Kind::Owned, message))
+        }
+        Err(TryLockError::Error(error)) => Err(io_error("lock", &lock_path, error)),
+    }
+}
+
+fn write(path: &Path, body: &Body) -> Result<()> {
     let bytes = serde_json::to_vec(body).map_err(|error| {
         Error::new(Kind::Invalid, "cannot write the phase and its history as JSON").with_source(error)
     })?;
@@ -177,6 +217,7 @@ fn write(path: &std::path::Path, body: &Body) -> Result<()> {
 #[async_trait]
 impl Coordinator for FileCoordinator {
     async fn current(&self) -> Result<PhaseRecord> {
+        drop(self.own.moving.lock().await);
         self.own.check()?;
         self.own.memory.current().await
     }
@@ -184,10 +225,18 @@ impl Coordinator for FileCoordinator {
     async fn advance(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<PhaseRecord> {
         // The work owns what it needs, so it ends whole even if this future is dropped.
         let own = Arc::clone(&self.own);
-        blocking(move || own.advance(expected, to, audit)).await
+        let one_at_a_time = Arc::clone(&own.moving).lock_owned().await;
+        blocking(move || {
+            let record = own.advance(expected, to, audit);
+            drop(one_at_a_time);
+            record
+        })
+        .await
     }
 
     async fn history(&self) -> Result<Vec<MoveRecord>> {
+        drop(self.own.moving.lock().await);
+        self.own.check()?;
         self.own.memory.history().await
     }
 
@@ -272,6 +321,13 @@ mod tests {
             let error = FileCoordinator::open(&path, "users").await.unwrap_err();
             assert_eq!(error.kind(), Kind::Damaged, "cut at {at}");
             assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+            if at > 0 {
+                let mut flipped = whole.clone();
+                flipped[at - 1] ^= 1;
+                fs::write(&path, flipped).unwrap();
+                let error = FileCoordinator::open(&path, "users").await.unwrap_err();
+                assert_eq!(error.kind(), Kind::Damaged, "byte {at}");
+            }
         }
         // Sealed well, but of a phase that this release does not know.
         let body = String::from_utf8(whole[whole.iter().position(|b| *b == b'\n').unwrap() + 1..].to_vec());
@@ -293,6 +349,37 @@ mod tests {
         assert_eq!(phases.current().await.unwrap().phase, Phase::Off);
         assert!(phases.history().await.unwrap().is_empty());
         phases.advance(Epoch(1), Phase::DualWrite, audit()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_gone_is_a_loss_and_not_a_beginning() {
+        let dir = TestDir::new();
+        let path = dir.path("users.phase");
+        drop(FileCoordinator::starting_in(&path, "users", Phase::Live).await.unwrap());
+        drop(FileCoordinator::open(&path, "users").await.unwrap());
+        fs::remove_file(&path).unwrap();
+        let error = FileCoordinator::open(&path, "users").await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Damaged);
+        assert!(
+            error.to_string().contains("users.phase") && error.to_string().contains("is gone"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_file_and_not_the_caller_says_where_the_migration_stands() {
+        let dir = TestDir::new();
+        let path = dir.path("users.phase");
+        let phases = FileCoordinator::starting_in(&path, "users", Phase::Shadow).await.unwrap();
+        assert_eq!(
+            phases.advance(Epoch(1), Phase::Complete, audit()).await.unwrap_err().kind(),
+            Kind::Refused
+        );
+        phases.advance(Epoch(1), Phase::Live, audit()).await.unwrap();
+        assert_eq!(phases.advance(Epoch(1), Phase::Shadow, audit()).await.unwrap_err().kind(), Kind::Refused);
+        drop(phases);
+        let phases = FileCoordinator::starting_in(&path, "users", Phase::Shadow).await.unwrap();
+        assert_eq!(phases.current().await.unwrap().phase, Phase::Live);
     }
 
     #[cfg(unix)]
@@ -317,8 +404,7 @@ mod tests {
             let moving = phases.advance(now.epoch, to, audit());
             // Polled once, so that the file work begins, and dropped.
             drop(tokio::time::timeout(Duration::ZERO, moving).await);
-            // The next move waits for the work that goes on.
-            drop(phases.advance(now.epoch, to, audit()).await);
+            // `current` waits for the work that goes on.
             let then = phases.current().await.unwrap();
             assert_eq!((then.phase, then.epoch), (to, now.epoch.next()));
         }
