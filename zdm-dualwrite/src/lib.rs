@@ -7,6 +7,7 @@
 //! What it is not: a replication engine, a multi-master database, an exactly-once broker.
 
 mod adapter;
+mod disk_queue;
 pub mod docs;
 mod handover;
 mod poison;
@@ -17,6 +18,7 @@ mod shutdown;
 pub use adapter::{
     Builder, CircuitSettings, DualWrite, Instances, Retry, Settings, ShadowSettings, WhenFull,
 };
+pub use disk_queue::{DiskQueue, DiskQueueBuilder, Durability};
 pub use handover::{Advanced, MoveRequest};
 pub use reconcile::Safety;
 pub use shadow::ShadowCounts;

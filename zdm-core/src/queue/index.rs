@@ -664,6 +664,11 @@ impl QueueIndex {
             .collect()
     }
 
+    /// One entry.
+    pub fn get(&self, id: EntryId) -> Option<Entry> {
+        self.slots.get(&id).map(|slot| view(id, slot))
+    }
+
     /// How many entries there are in any state.
     pub fn len(&self) -> usize {
         self.slots.len()
