@@ -31,5 +31,7 @@ pub mod report;
 pub mod rollout;
 mod sealed_file;
 pub mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use error::{Error, Result};

@@ -1,0 +1,20 @@
+//! Conformance suites and faults, for tests of your own parts. Feature `testkit`.
+//!
+//! Whoever writes a store, a queue, a checkpoint store or a coordinator runs its suite: one function that
+//! makes parts, tries every sentence of the contract, and panics with the name of the rule that is broken.
+//! [`FaultyStore`] plays a store that fails in every way a real one does; [`CallLog`] tells what was called
+//! in which order; [`drop_at_every_poll`] drops a future wherever it can be dropped.
+//!
+//! Everything here panics rather than returning errors: it is for tests alone.
+
+mod call_log;
+mod faults;
+mod faulty_store;
+mod polling;
+mod random;
+
+pub use call_log::{Call, CallLog, LoggedCall, Step};
+pub use faults::{Fault, FaultRates, Faults};
+pub use faulty_store::FaultyStore;
+pub use polling::{count_polls, drop_after_polls, drop_at_every_poll};
+pub use random::Random;
