@@ -1,0 +1,29 @@
+//! SQLite: tables as stores, through sqlx.
+//!
+//! [`Sqlite`] is a database file. [`SqliteTable`] is a table of typed records, [`SqliteRows`] any table.
+//!
+//! Why every write has a task of its own: a future that is dropped between BEGIN and the answer leaves
+//! its connection in a transaction that nobody owns, and the next statement on it reports success and is
+//! never committed. A task is not dropped; and a connection in a transaction is refused when it is taken
+//! from the pool.
+
+mod apply;
+mod arguments;
+mod classify;
+mod database;
+mod fence;
+mod load;
+mod options;
+mod packed;
+mod rows;
+mod scan;
+mod schema;
+mod shape;
+mod statements;
+mod store;
+
+pub use classify::classify;
+pub use database::Sqlite;
+pub use options::{SqliteOptions, Synchronous};
+pub use rows::{Discovered, RowMapping, Typed};
+pub use store::{SqliteRows, SqliteTable, TableStore};

@@ -1,0 +1,189 @@
+//! Between records and the rows of a table: typed mappings and rows of any table behind one face.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use zdm_core::error::{Error, Kind, Result};
+use zdm_core::store::Record;
+
+use super::shape::Shape;
+use crate::table::{DynKey, DynRow, RowReader, RowWriter, TableKey, TableMapping, Value};
+
+/// What a table store needs to know about its records. Sealed: [`Typed`] and [`Discovered`] have it.
+pub trait RowMapping: Send + Sync + 'static {
+    /// What records are addressed by.
+    type Key: TableKey;
+    /// The records.
+    type Record: Record;
+
+    /// The key's columns.
+    fn key_columns(&self) -> &[String];
+
+    /// The other columns.
+    fn columns(&self) -> &[String];
+
+    /// Appends the values of the key's columns and of the others.
+    ///
+    /// # Errors
+    /// Why the record has no place in the table.
+    fn write(&self, key: &Self::Key, record: &Self::Record, out: &mut Vec<Value>) -> Result<()>;
+
+    /// The record of a key and the values of the other columns.
+    ///
+    /// # Errors
+    /// Why the row is no record.
+    fn read(&self, key: &Self::Key, values: &mut [Value]) -> Result<Self::Record>;
+}
+
+/// Records of a type that has a [`TableMapping`].
+#[derive(Debug)]
+pub struct Typed<M> {
+    table: String,
+    key: Vec<String>,
+    columns: Vec<String>,
+    mapping: PhantomData<fn() -> M>,
+}
+
+impl<M: TableMapping> Typed<M> {
+    pub(super) fn new(table: &str) -> Self {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self { table: table.to_owned(), key: owned(M::KEY), columns: owned(M::COLUMNS), mapping: PhantomData }
+    }
+}
+
+impl<M: TableMapping> RowMapping for Typed<M> {
+    type Key = M::Key;
+    type Record = M::Record;
+
+    fn key_columns(&self) -> &[String] {
+        &self.key
+    }
+
+    fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    fn write(&self, key: &M::Key, record: &M::Record, out: &mut Vec<Value>) -> Result<()> {
+        key_values(&self.table, self.key.len(), key, out)?;
+        let mut values = vec![None; self.columns.len()];
+        let mut row = RowWriter::new(&self.table, &self.columns, &mut values);
+        M::write(record, &mut row)?;
+        row.done()?;
+        out.extend(values.into_iter().flatten());
+        Ok(())
+    }
+
+    fn read(&self, key: &M::Key, values: &mut [Value]) -> Result<M::Record> {
+        M::read(key, &mut RowReader::new(&self.table, &self.columns, values))
+    }
+}
+
+/// Rows of a table whose columns were read from the database.
+#[derive(Debug)]
+pub struct Discovered {
+    table: String,
+    key: Vec<String>,
+    columns: Vec<String>,
+    all: Arc<[String]>,
+    /// Where each column of the row comes from: the key or the others.
+    origins: Vec<Origin>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    Key(usize),
+    Other(usize),
+}
+
+impl Discovered {
+    pub(super) fn new(shape: &Shape) -> Result<Self> {
+        let key = shape.natural_key()?;
+        let (mut columns, mut all, mut origins) = (Vec::new(), Vec::new(), Vec::new());
+        for column in shape.columns.iter().filter(|column| !column.generated) {
+            origins.push(match key.iter().position(|name| *name == column.name) {
+                Some(index) => Origin::Key(index),
+                None => {
+                    columns.push(column.name.clone());
+                    Origin::Other(columns.len() - 1)
+                }
+            });
+            all.push(column.name.clone());
+        }
+        Ok(Self { table: shape.table.clone(), key, columns, all: all.into(), origins })
+    }
+
+    /// The columns of the rows: all of the table but the generated ones.
+    pub(super) const fn row_columns(&self) -> &Arc<[String]> {
+        &self.all
+    }
+}
+
+impl RowMapping for Discovered {
+    type Key = DynKey;
+    type Record = DynRow;
+
+    fn key_columns(&self) -> &[String] {
+        &self.key
+    }
+
+    fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    fn write(&self, key: &DynKey, row: &DynRow, out: &mut Vec<Value>) -> Result<()> {
+        let table = &self.table;
+        if row.columns() != &self.all {
+            let message = format!(
+                "the row has the columns {}; table {table} has {}",
+                row.columns().join(", "),
+                self.all.join(", ")
+            );
+            return Err(Error::new(Kind::Rejected, message));
+        }
+        let start = out.len();
+        out.resize(start + self.all.len(), Value::Null);
+        for ((origin, value), column) in self.origins.iter().zip(row.values()).zip(self.all.iter()) {
+            if matches!(value, Value::Real(real) if real.is_nan()) {
+                let message = format!("column {column} of table {table}: NaN would be stored as NULL");
+                return Err(Error::new(Kind::Rejected, message));
+            }
+            let place = match origin {
+                Origin::Key(index) => *index,
+                Origin::Other(index) => self.key.len() + index,
+            };
+            out[start + place] = value.clone();
+        }
+        let own = out[start..start + self.key.len()].iter().cloned();
+        match DynKey::new(own) {
+            Ok(own) if own == *key => Ok(()),
+            _ => {
+                let message =
+                    format!("the row's own values of {} are not its key {key:?}", self.key.join(", "));
+                Err(Error::new(Kind::Rejected, message))
+            }
+        }
+    }
+
+    fn read(&self, key: &DynKey, values: &mut [Value]) -> Result<DynRow> {
+        let take = |origin: &Origin| match *origin {
+            Origin::Key(index) => key.values()[index].clone(),
+            Origin::Other(index) => std::mem::take(&mut values[index]),
+        };
+        let values = self.origins.iter().map(take).collect();
+        DynRow::new(Arc::clone(&self.all), values)
+    }
+}
+
+/// Appends the values of a key's columns.
+pub(super) fn key_values<K: TableKey>(
+    table: &str,
+    parts: usize,
+    key: &K,
+    out: &mut Vec<Value>,
+) -> Result<()> {
+    let start = out.len();
+    let refused =
+        |reason: &str| Error::new(Kind::Rejected, format!("the key {key:?} of table {table}: {reason}"));
+    key.to_values(out).map_err(|reason| refused(&reason))?;
+    if out.len() - start == parts { Ok(()) } else { Err(refused("it has not one value for each key column")) }
+}

@@ -1,0 +1,296 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::AssertSqlSafe;
+use zdm_core::error::{Error, Kind, Result};
+use zdm_core::key::KeyBytes;
+use zdm_core::store::{Bulk, Capabilities, Change, Store};
+
+use super::apply::Batch;
+use super::arguments::{arguments, value};
+use super::classify::classify;
+use super::rows::{Discovered, RowMapping, Typed, key_values};
+use super::shape::{Shape, invalid};
+use super::statements::Table;
+use super::{Sqlite, fence};
+use crate::table::{TableKey, TableMapping, Value};
+
+/// A table of typed records. See [`TableStore`].
+pub type SqliteTable<M> = TableStore<Typed<M>>;
+
+/// A table whose columns and key were read from the database. See [`TableStore`].
+pub type SqliteRows = TableStore<Discovered>;
+
+/// The rows of a table as a store. Cheap to clone.
+///
+/// [`SqliteTable`] holds records of a type with a [`TableMapping`], [`SqliteRows`] the rows of any table.
+/// Reads come from the file itself and see every write that has returned.
+///
+/// - An upsert names its key, and any other unique value that is taken is a conflict. Nothing is replaced
+///   or ignored, whatever the table's own conflict clauses say.
+/// - Foreign keys are checked at the COMMIT, so the order of the changes within one call does not matter.
+/// - Where unique values move between the records of one call, the rows are first moved aside to
+///   temporary values, which triggers of the table can see.
+/// - NaN is refused, because SQLite would store NULL. The sign of a zero may be lost.
+pub struct TableStore<M> {
+    pub(super) inner: Arc<Inner<M>>,
+}
+
+pub(super) struct Inner<M> {
+    pub(super) db: Sqlite,
+    pub(super) table: Arc<Table>,
+    pub(super) mapping: M,
+    /// Whether pages are read with every column guarded: some row needed it.
+    pub(super) exact: std::sync::atomic::AtomicBool,
+    pub(super) fenced: bool,
+}
+
+impl<M> Clone for TableStore<M> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<M> fmt::Debug for TableStore<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.inner.db.path();
+        f.debug_struct("TableStore").field("table", &self.inner.table.name()).field("path", &path).finish()
+    }
+}
+
+impl<M: TableMapping> SqliteTable<M> {
+    /// The table that the mapping names.
+    ///
+    /// # Errors
+    /// `Kind::Invalid` naming a table or column that is not there and what is, a key that cannot address
+    /// rows, or rows whose key is NULL.
+    pub async fn open(db: &Sqlite) -> Result<Self> {
+        Self::open_as(db, M::TABLE).await
+    }
+
+    /// A table with the columns of the mapping and another name.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_as(db: &Sqlite, table: &str) -> Result<Self> {
+        let shape = shape_of(db, table).await?;
+        if M::KEY.len() != M::Key::CLASSES.len() {
+            let message = format!(
+                "the mapping of table {table} names {} key columns for a key of {} parts",
+                M::KEY.len(),
+                M::Key::CLASSES.len()
+            );
+            return Err(invalid(message));
+        }
+        Self::with(db, shape, Typed::new(table)).await
+    }
+}
+
+impl SqliteRows {
+    /// Any table, addressed by its primary key or else by a unique index over NOT NULL columns.
+    ///
+    /// # Errors
+    /// `Kind::Invalid` when there is no such table, when it has no key, or when rows have a key of NULL.
+    pub async fn discover(db: &Sqlite, table: &str) -> Result<Self> {
+        let shape = shape_of(db, table).await?;
+        let mapping = Discovered::new(&shape)?;
+        Self::with(db, shape, mapping).await
+    }
+
+    /// The columns of the rows, in the table's order; generated ones are left out.
+    pub fn columns(&self) -> &Arc<[String]> {
+        self.inner.mapping.row_columns()
+    }
+}
+
+async fn shape_of(db: &Sqlite, table: &str) -> Result<Shape> {
+    let mut connection = db.reader().await?;
+    Shape::read(&mut connection, table).await
+}
+
+impl<M: RowMapping> TableStore<M> {
+    async fn with(db: &Sqlite, shape: Shape, mapping: M) -> Result<Self> {
+        shape.check_key(mapping.key_columns(), M::Key::CLASSES)?;
+        let table = Table::new(shape, mapping.key_columns(), mapping.columns())?;
+        if let Some(sql) = table.any_null_key() {
+            let found: bool = sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(db.readers())
+                .await
+                .map_err(|error| classify(error, "looking for keys that are NULL"))?;
+            if found {
+                return Err(null_key(&table));
+            }
+        }
+        let exact = std::sync::atomic::AtomicBool::new(false);
+        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping, exact, fenced: false };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// This table with the fence: late writes are refused. Creates the bookkeeping tables if they are not
+    /// there.
+    ///
+    /// # Errors
+    /// As [`Sqlite::ensure_schema`].
+    pub async fn with_fence(self) -> Result<Self> {
+        self.inner.db.ensure_schema().await?;
+        let Inner { db, table, mapping, exact, .. } = match Arc::try_unwrap(self.inner) {
+            Ok(inner) => inner,
+            Err(_) => return Err(invalid("the fence must be chosen before the table is cloned".to_owned())),
+        };
+        Ok(Self { inner: Arc::new(Inner { db, table, mapping, exact, fenced: true }) })
+    }
+
+    /// The database.
+    pub fn database(&self) -> &Sqlite {
+        &self.inner.db
+    }
+
+    pub(super) fn table(&self) -> &Arc<Table> {
+        &self.inner.table
+    }
+
+    pub(super) fn key_values(&self, key: &M::Key) -> Result<Vec<Value>> {
+        let mut values = Vec::with_capacity(self.table().key_len);
+        key_values(self.table().name(), self.table().key_len, key, &mut values)?;
+        Ok(values)
+    }
+
+    /// The key and the record of a row; the values are used up.
+    pub(super) fn record(&self, values: &mut [Value]) -> Result<(M::Key, Result<M::Record>)> {
+        let (key, others) = values.split_at_mut(self.table().key_len);
+        let key = self.key(key)?;
+        let record = self.inner.mapping.read(&key, others).map_err(|error| self.at_key(error, &key));
+        Ok((key, record))
+    }
+
+    /// The key in the values of its columns.
+    pub(super) fn key(&self, values: &mut [Value]) -> Result<M::Key> {
+        if values.iter().any(|value| matches!(value, Value::Null)) {
+            return Err(null_key(self.table()));
+        }
+        let shown = values.iter().map(ToString::to_string).collect::<Vec<_>>();
+        M::Key::from_values(values).map_err(|reason| {
+            let (table, columns) = (self.table().name(), self.table().key().join(", "));
+            let message = format!(
+                "table {table} has a row whose key {} in {columns} is no key of this type: {reason}",
+                shown.join(", ")
+            );
+            Error::new(Kind::Rejected, message)
+        })
+    }
+
+    pub(super) fn at_key(&self, error: Error, key: &M::Key) -> Error {
+        error.context(format_args!("the record {key:?}"))
+    }
+
+    /// The changes as values, ready to leave this task.
+    pub(super) fn batch(&self, changes: &[Change<M::Key, M::Record>]) -> Result<Batch> {
+        let mut batch = Batch::new(self.table());
+        let mut deleted = Vec::new();
+        for change in changes {
+            match change {
+                Change::Put(key, record) => {
+                    let written = self.inner.mapping.write(key, record, &mut batch.puts);
+                    written.map_err(|error| self.at_key(error, key))?;
+                    batch.keys.push(KeyBytes::of(key));
+                }
+                Change::Delete(key) => {
+                    batch.deletes.append(&mut self.key_values(key)?);
+                    deleted.push(KeyBytes::of(key));
+                }
+            }
+        }
+        batch.keys.append(&mut deleted);
+        Ok(batch)
+    }
+
+    /// Applies a batch in one transaction: fast, and if a row does not fit, once more with care.
+    pub(super) async fn apply_batch(&self, changes: &[Change<M::Key, M::Record>]) -> Result<()> {
+        let (batch, table) = (self.batch(changes)?, Arc::clone(self.table()));
+        let fast = self
+            .inner
+            .db
+            .write(move |connection| Box::pin(async move { batch.apply(connection, &table).await }));
+        match fast.await {
+            Err(error) if Batch::deserves_care(&error) => {
+                let (batch, store) = (self.batch(changes)?, self.clone());
+                self.inner
+                    .db
+                    .write(move |connection| {
+                        Box::pin(async move { store.apply_with_care(connection, batch).await })
+                    })
+                    .await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The encoded key in the values of its columns.
+    pub(super) fn key_bytes(&self, values: &mut [Value]) -> Result<KeyBytes> {
+        self.key(values).map(|key| KeyBytes::of(&key))
+    }
+}
+
+pub(super) fn null_key(table: &Table) -> Error {
+    invalid(format!(
+        "table {} has rows whose key is NULL in {}; no call can address them: give them a key or delete them, \
+         and declare the column NOT NULL",
+        table.name(),
+        table.nullable_key()
+    ))
+}
+
+#[async_trait]
+impl<M: RowMapping> Store for TableStore<M> {
+    type Key = M::Key;
+    type Record = M::Record;
+
+    async fn get(&self, key: &M::Key) -> Result<Option<M::Record>> {
+        let table = self.table();
+        let sql = AssertSqlSafe(Arc::clone(&table.one));
+        let arguments = arguments(self.key_values(key)?)?;
+        let mut connection = self.inner.db.reader().await?;
+        let row = sqlx::query_with(sql, arguments)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(|error| classify(error, &format!("reading a row of table {}", table.name())))?;
+        let Some(row) = row else { return Ok(None) };
+        let read = || {
+            let values = (0..table.stride()).map(|index| value(&row, index)).collect::<Result<Vec<_>>>();
+            self.inner.mapping.read(key, &mut values?[table.key_len..])
+        };
+        read().map(Some).map_err(|error| self.at_key(error, key))
+    }
+
+    async fn put(&self, key: &M::Key, record: &M::Record) -> Result<()> {
+        self.apply_batch(std::slice::from_ref(&Change::Put(key.clone(), record.clone()))).await
+    }
+
+    async fn delete(&self, key: &M::Key) -> Result<()> {
+        self.apply_batch(std::slice::from_ref(&Change::Delete(key.clone()))).await
+    }
+
+    fn settle_time(&self) -> Duration {
+        self.inner.db.settle_time()
+    }
+
+    fn capabilities(&self) -> Capabilities<'_, M::Key, M::Record> {
+        Capabilities { bulk: Some(self), scan: Some(self), fenced: fence::capability(self) }
+    }
+}
+
+#[async_trait]
+impl<M: RowMapping> Bulk for TableStore<M> {
+    async fn get_many(&self, keys: &[M::Key]) -> Result<Vec<Option<M::Record>>> {
+        self.read_many(keys).await
+    }
+
+    async fn apply(&self, changes: &[Change<M::Key, M::Record>]) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.apply_batch(changes).await
+    }
+}
