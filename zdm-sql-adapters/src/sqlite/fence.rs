@@ -212,7 +212,12 @@ impl<M: RowMapping> TableStore<M> {
         let Some(newer) = sidecar.newer_in(&range).await? else {
             return Ok(Loaded { written: 0, superseded: all, rejected: Vec::new() });
         };
-        sidecar.note_page(&range).await?;
+        // An empty range has no key to guard, and its bounds are the wrong way round.
+        if range.is_empty() {
+            sidecar.note_newest().await?
+        } else {
+            sidecar.note_page(&range).await?
+        }
         let superseded = batch.keys.iter().filter(|key| newer.contains(*key)).count() as u64;
         let rejected = if with_care {
             self.load_with_care(connection, &range, &batch, &newer).await?

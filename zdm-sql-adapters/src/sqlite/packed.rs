@@ -1,13 +1,19 @@
 //! Rows that cross from SQLite's thread to ours as one JSON text.
 //!
 //! sqlx hands every row over a channel and every value through an allocation of its own; one text for
-//! a page takes a fifth of the time. What JSON cannot say is said so that nothing is lost: a real is
-//! printed with 17 digits, which bring every float back, an infinity as a number too large for a float,
-//! a blob as an array around its hexadecimal digits. Only the sign of a zero may be lost.
+//! a page takes a fifth of the time. What JSON cannot say is said so that nothing is lost:
+//!
+//! - SQLite prints reals with errors in the last digits, so a real comes as whole numbers that make it
+//!   up exactly: `[i, k, s]` is `(i + k / 2^62) * 2^s`. Where a real is too large or too small for that,
+//!   the rows are read one by one.
+//! - An infinity comes as a number that is too large for a float.
+//! - A blob comes as an array around its hexadecimal digits.
+//!
+//! Only the sign of a zero may be lost.
 
 use std::str;
 
-use zdm_core::error::{Error, Kind, Result};
+use zdm_core::error::Result;
 
 use super::shape::{Affinity, Column, quoted};
 use crate::table::Value;
@@ -18,44 +24,49 @@ use crate::table::Value;
 /// the scanner sees a real in one and SQLite refuses a blob, and the page is read again with `exact`.
 pub(super) fn expression(column: &Column, exact: bool) -> String {
     let name = quoted(&column.name);
-    match column.affinity {
-        Affinity::Integer | Affinity::Text if !exact => name,
-        _ => format!(
-            "CASE typeof({name}) WHEN 'real' THEN json(printf('%!.17g', {name})) \
-             WHEN 'blob' THEN json_array(hex({name})) ELSE {name} END"
-        ),
+    if !exact && matches!(column.affinity, Affinity::Integer | Affinity::Text) {
+        return name;
     }
+    // Scaling by powers of two is exact. From 2^-10 up a float has no bit below 2^-62, and below 2^53
+    // its whole part fits an integer that a float holds.
+    let parts = |scaled: &str, shift: i32| {
+        format!(
+            "json_array(CAST({scaled} AS INTEGER), \
+             CAST(({scaled} - CAST({scaled} AS INTEGER)) * 4611686018427387904.0 AS INTEGER), {shift})"
+        )
+    };
+    let small = format!("({name} * 4503599627370496.0)");
+    let large = format!("({name} / 4503599627370496.0)");
+    format!(
+        "CASE typeof({name}) WHEN 'real' THEN CASE \
+         WHEN abs({name}) BETWEEN 0.0009765625 AND 9007199254740991.0 THEN {} \
+         WHEN abs({name}) BETWEEN 2.168404344971009e-19 AND 1.0 THEN {} \
+         WHEN abs({name}) BETWEEN 9007199254740991.0 AND 4.056481920730334e31 THEN {} \
+         ELSE {name} END WHEN 'blob' THEN json_array(hex({name})) ELSE {name} END",
+        parts(&name, 0),
+        parts(&small, -52),
+        parts(&large, 52),
+    )
 }
 
 /// Why a page could not be scanned.
 #[derive(Debug)]
 pub(super) enum Unpacked {
-    /// A real stood in a column that was packed bare: its digits are cut.
+    /// A real was printed, and so its last digits are lost.
     Inexact,
     /// The text is not what the statement makes.
     Damaged(usize),
-}
-
-impl From<Unpacked> for Error {
-    fn from(unpacked: Unpacked) -> Self {
-        match unpacked {
-            Unpacked::Inexact => Self::new(Kind::Rejected, "a page holds a real where none was expected"),
-            Unpacked::Damaged(at) => {
-                Self::new(Kind::Damaged, format!("a page of rows cannot be read at byte {at}"))
-            }
-        }
-    }
 }
 
 /// Reads a page: an array of arrays. Calls `row` with the values of each row; text that is not UTF-8
 /// comes as an error of its place.
 pub(super) fn scan(
     text: &[u8],
-    guarded: &[bool],
+    columns: usize,
     mut row: impl FnMut(&mut [Value], Option<usize>) -> Result<()>,
 ) -> Result<Result<(), Unpacked>> {
     let mut scanner = Scanner { text, at: 0 };
-    let mut values = vec![Value::Null; guarded.len()];
+    let mut values = vec![Value::Null; columns];
     if !scanner.eat(b'[') {
         return Ok(Err(Unpacked::Damaged(0)));
     }
@@ -64,7 +75,7 @@ pub(super) fn scan(
     }
     loop {
         let mut not_utf8 = None;
-        if let Err(error) = scanner.row(guarded, &mut values, &mut not_utf8) {
+        if let Err(error) = scanner.row(&mut values, &mut not_utf8) {
             return Ok(Err(error));
         }
         row(&mut values, not_utf8)?;
@@ -75,6 +86,8 @@ pub(super) fn scan(
         }
     }
 }
+
+const TWO_TO_62: f64 = (1_u64 << 62) as f64;
 
 struct Scanner<'a> {
     text: &'a [u8],
@@ -98,20 +111,15 @@ impl Scanner<'_> {
         Err(Unpacked::Damaged(self.at))
     }
 
-    fn row(
-        &mut self,
-        guarded: &[bool],
-        values: &mut [Value],
-        bad: &mut Option<usize>,
-    ) -> Result<(), Unpacked> {
+    fn row(&mut self, values: &mut [Value], bad: &mut Option<usize>) -> Result<(), Unpacked> {
         if !self.eat(b'[') {
             return self.damaged();
         }
-        for index in 0..values.len() {
+        for (index, value) in values.iter_mut().enumerate() {
             if index > 0 && !self.eat(b',') {
                 return self.damaged();
             }
-            values[index] = match self.text.get(self.at) {
+            *value = match self.text.get(self.at) {
                 Some(b'"') => {
                     self.at += 1;
                     match String::from_utf8(self.string()?) {
@@ -128,33 +136,56 @@ impl Scanner<'_> {
                 }
                 Some(b'[') => {
                     self.at += 1;
-                    let blob = self.blob()?;
+                    let value = if self.text.get(self.at) == Some(&b'"') {
+                        Value::Blob(self.blob()?)
+                    } else {
+                        Value::Real(self.real()?)
+                    };
                     if !self.eat(b']') {
                         return self.damaged();
                     }
-                    Value::Blob(blob)
+                    value
                 }
-                Some(b'-' | b'0'..=b'9') => self.number(guarded[index])?,
+                Some(b'-' | b'0'..=b'9') => self.number()?,
                 _ => return self.damaged(),
             };
         }
         if self.eat(b']') { Ok(()) } else { self.damaged() }
     }
 
-    fn number(&mut self, guarded: bool) -> Result<Value, Unpacked> {
+    fn number(&mut self) -> Result<Value, Unpacked> {
+        let token = self.token()?;
+        if !token.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
+            return token.parse().map(Value::Integer).or_else(|_| self.damaged());
+        }
+        match token.parse::<f64>() {
+            // No other float is printed like one of these.
+            Ok(real) if real.is_infinite() || real == 0.0 => Ok(Value::Real(real)),
+            Ok(_) => Err(Unpacked::Inexact),
+            Err(_) => self.damaged(),
+        }
+    }
+
+    /// A float from its parts.
+    fn real(&mut self) -> Result<f64, Unpacked> {
+        let whole: i64 = self.token()?.parse().or_else(|_| self.damaged())?;
+        let mut fraction = 0_i64;
+        let mut shift = 0_i32;
+        if self.eat(b',') {
+            fraction = self.token()?.parse().or_else(|_| self.damaged())?;
+        }
+        if self.eat(b',') {
+            shift = self.token()?.parse().or_else(|_| self.damaged())?;
+        }
+        // Each part is a float already and so is the sum, which is why nothing is rounded.
+        Ok((whole as f64 + fraction as f64 / TWO_TO_62) * 2_f64.powi(shift))
+    }
+
+    fn token(&mut self) -> Result<&str, Unpacked> {
         let rest = &self.text[self.at..];
         let length = rest.iter().position(|byte| matches!(byte, b',' | b']')).unwrap_or(rest.len());
-        let token = str::from_utf8(&rest[..length]).or_else(|_| self.damaged())?;
-        let value = if token.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
-            if !guarded {
-                return Err(Unpacked::Inexact);
-            }
-            token.parse().map(Value::Real).or_else(|_| self.damaged())?
-        } else {
-            token.parse().map(Value::Integer).or_else(|_| self.damaged())?
-        };
         self.at += length;
-        Ok(value)
+        str::from_utf8(&rest[..length]).map_err(|_| Unpacked::Damaged(self.at))
     }
 
     /// The bytes of a string, whose opening quote has been read.

@@ -13,6 +13,7 @@ use super::arguments::{arguments, value};
 use super::classify::{classify, code_of};
 use super::packed::{self, Unpacked};
 use super::rows::RowMapping;
+use super::statements::Form;
 use super::store::null_key;
 use crate::table::Value;
 
@@ -20,43 +21,62 @@ use crate::table::Value;
 const KEYS_AT_ONCE: usize = 512;
 
 impl<M: RowMapping> TableStore<M> {
-    /// Runs a packed statement and calls `row` for each row. `sql` makes the statement, bare or exact.
-    async fn unpack(
+    /// Reads rows in the cheapest form that is exact. `sql` makes the statement.
+    async fn read_rows(
         &self,
         connection: &mut SqliteConnection,
-        sql: impl Fn(bool) -> String + Send + Sync,
+        sql: impl Fn(Form) -> String + Send + Sync,
         parameters: Vec<Value>,
     ) -> Result<Page<M::Key, M::Record>> {
         let table = self.table();
         let doing = || format!("reading rows of table {}", table.name());
-        let mut exact = self.inner.exact.load(Ordering::Relaxed);
-        loop {
+        for form in [Form::Bare, Form::Exact] {
+            if form == Form::Bare && self.inner.exact.load(Ordering::Relaxed) {
+                continue;
+            }
             let arguments: SqliteArguments = arguments(parameters.iter().cloned())?;
             let packed =
-                sqlx::query_with(AssertSqlSafe(sql(exact)), arguments).fetch_one(&mut *connection).await;
+                sqlx::query_with(AssertSqlSafe(sql(form)), arguments).fetch_one(&mut *connection).await;
             let packed = match packed {
-                // "JSON cannot hold BLOB values" has no code of its own.
-                Err(error) if !exact && code_of(&error) == Some(1) => None,
+                Ok(packed) => packed,
+                // "JSON cannot hold BLOB values" has no code of its own; a text may get too large.
+                Err(error) if matches!(code_of(&error), Some(1 | 18)) => {
+                    self.inner.exact.fetch_or(code_of(&error) == Some(1), Ordering::Relaxed);
+                    continue;
+                }
                 Err(error) => return Err(classify(error, &doing())),
-                Ok(row) => Some(row),
             };
-            if let Some(packed) = packed {
-                let text: &[u8] = packed.try_get_unchecked(0).map_err(|error| classify(error, &doing()))?;
-                let mut page = Vec::new();
-                let scanned = packed::scan(text, table.guarded(exact), |values, not_utf8| {
-                    page.push(self.unpacked(values, not_utf8)?);
-                    Ok(())
-                })?;
-                match scanned {
-                    Ok(()) => return Ok(page),
-                    Err(Unpacked::Inexact) if !exact => {}
-                    Err(error) => return Err(Error::from(error).context(doing())),
+            let text: &[u8] = packed.try_get_unchecked(0).map_err(|error| classify(error, &doing()))?;
+            let mut page = Vec::new();
+            let scanned = packed::scan(text, table.stride(), |values, not_utf8| {
+                page.push(self.unpacked(values, not_utf8)?);
+                Ok(())
+            })?;
+            match scanned {
+                Ok(()) => return Ok(page),
+                // A column holds what it was not declared for. It will again.
+                Err(Unpacked::Inexact) => self.inner.exact.store(true, Ordering::Relaxed),
+                Err(Unpacked::Damaged(at)) => {
+                    let message = format!("{}: the packed rows cannot be read at byte {at}", doing());
+                    return Err(Error::new(Kind::Damaged, message));
                 }
             }
-            // A column holds what it was not declared for. It will again.
-            exact = true;
-            self.inner.exact.store(true, Ordering::Relaxed);
         }
+        let rows = sqlx::query_with(AssertSqlSafe(sql(Form::Rows)), arguments(parameters)?);
+        let rows = rows.fetch_all(connection).await.map_err(|error| classify(error, &doing()))?;
+        let mut page = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let mut not_utf8 = None;
+            let read = |index| {
+                value(row, index).unwrap_or_else(|_| {
+                    not_utf8 = Some(index);
+                    Value::Null
+                })
+            };
+            let mut values: Vec<_> = (0..table.stride()).map(read).collect();
+            page.push(self.unpacked(&mut values, not_utf8)?);
+        }
+        Ok(page)
     }
 
     fn unpacked(&self, values: &mut [Value], not_utf8: Option<usize>) -> Result<(M::Key, Result<M::Record>)> {
@@ -81,8 +101,8 @@ impl<M: RowMapping> TableStore<M> {
             for key in chunk {
                 parameters.append(&mut self.key_values(key)?);
             }
-            let sql = |exact| self.table().many(exact, chunk.len());
-            for (key, record) in self.unpack(&mut connection, sql, parameters).await? {
+            let sql = |form| self.table().many(form, chunk.len());
+            for (key, record) in self.read_rows(&mut connection, sql, parameters).await? {
                 records.insert(key, record?);
             }
         }
@@ -129,7 +149,7 @@ impl<M: RowMapping> Scan for TableStore<M> {
         parameters.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
         let mut connection = self.inner.db.reader().await?;
         self.refuse_null_keys(&mut connection, range.after.as_ref()).await?;
-        let page = self.unpack(&mut connection, |exact| self.table().page(exact, range), parameters).await?;
+        let page = self.read_rows(&mut connection, |form| self.table().page(form, range), parameters).await?;
         if page.is_sorted_by(|left, right| left.0 < right.0) {
             return Ok(page);
         }

@@ -1,4 +1,5 @@
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Row};
 use zdm_core::error::{Error, Kind, Result};
 
 use super::classify::classify;
@@ -41,6 +42,8 @@ pub(super) struct Column {
     pub(super) affinity: Affinity,
     pub(super) not_null: bool,
     pub(super) generated: bool,
+    /// Whether text is compared byte by byte.
+    binary: bool,
 }
 
 /// A set of columns of which no two rows have the same values.
@@ -114,17 +117,17 @@ impl Shape {
             [one] if !without_rowid && one.1.eq_ignore_ascii_case("INTEGER") => Some(one.0.clone()),
             _ => None,
         };
-        let columns = rows
-            .iter()
-            .filter(|row| row.4 != 1)
-            .map(|(name, declared, not_null, pk, hidden)| Column {
+        let mut columns = Vec::with_capacity(rows.len());
+        for (name, declared, not_null, pk, hidden) in rows.iter().filter(|row| row.4 != 1) {
+            columns.push(Column {
                 name: name.clone(),
                 declared: declared.clone(),
                 affinity: Affinity::of(declared),
                 not_null: *not_null || rowid.as_ref() == Some(name) || (without_rowid && *pk > 0),
                 generated: *hidden > 1,
-            })
-            .collect();
+                binary: compares_bytes(connection, table, name).await?,
+            });
+        }
 
         // An INTEGER PRIMARY KEY DESC is no rowid; then there is an index with origin pk.
         let mut uniques = Vec::new();
@@ -259,13 +262,12 @@ impl Shape {
             if !may_hold_text {
                 continue;
             }
-            let part = unique.parts.iter().flatten().find(|(part, _)| part == name);
-            if let Some((_, collation)) =
-                part.filter(|(_, collation)| !collation.eq_ignore_ascii_case("BINARY"))
-            {
+            let parts = unique.parts.iter().flatten();
+            let in_index = parts.filter(|(part, _)| part == name).all(|(_, collation)| collation == "BINARY");
+            if !column.binary || !in_index {
                 let message = format!(
-                    "the key column {name} of table {table} is ordered by the collation {collation}, under which \
-                     different keys are the same row; a key needs a unique index with COLLATE BINARY"
+                    "the key column {name} of table {table} has a collation of its own, under which different keys \
+                     may be the same row and rows stand in another order than keys; declare it COLLATE BINARY"
                 );
                 return Err(invalid(message));
             }
@@ -279,6 +281,21 @@ impl Shape {
         }
         Ok(())
     }
+}
+
+/// Whether a column compares text byte by byte. No pragma tells the collation of a column, but the
+/// program of a comparison does.
+async fn compares_bytes(connection: &mut SqliteConnection, table: &str, column: &str) -> sqlx::Result<bool> {
+    let sql = format!("EXPLAIN SELECT 1 FROM {} NOT INDEXED WHERE +{} = 'x'", quoted(table), quoted(column));
+    let program = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await?;
+    for step in &program {
+        let operation: String = step.try_get("opcode")?;
+        if operation == "Ne" || operation == "Eq" {
+            let collation: Option<String> = step.try_get("p4")?;
+            return Ok(collation.is_some_and(|collation| collation.starts_with("BINARY")));
+        }
+    }
+    Ok(false)
 }
 
 pub(super) fn invalid(message: String) -> Error {

@@ -25,14 +25,19 @@ pub(super) struct Table {
     /// By powers of two.
     upserts: Vec<Arc<str>>,
     deletes: Vec<Arc<str>>,
-    packed: [Packed; 2],
+    /// Packed bare and exact.
+    packed: [String; 2],
 }
 
-/// How a page is read, bare or exact.
-#[derive(Debug)]
-pub(super) struct Packed {
-    select: String,
-    pub(super) guarded: Vec<bool>,
+/// How rows are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As one text, most columns as they are.
+    Bare,
+    /// As one text, every column guarded.
+    Exact,
+    /// One by one.
+    Rows,
 }
 
 impl Table {
@@ -58,7 +63,7 @@ impl Table {
             (0..).map(|power| 1_usize << power).take_while(move |size| *size <= most)
         };
         let columns_sql = names(&columns);
-        let key_list = names_collated(&shape, key);
+        let key_list = names(key);
         let upserts = sizes(stride)
             .map(|rows| {
                 let row = format!("({})", marks(stride));
@@ -72,19 +77,12 @@ impl Table {
             })
             .collect();
         let deletes = sizes(key_len)
-            .map(|rows| {
-                format!("DELETE FROM {} WHERE {}", quoted(&shape.table), key_in(&shape, key, rows)).into()
-            })
+            .map(|rows| format!("DELETE FROM {} WHERE {}", quoted(&shape.table), key_in(key, rows)).into())
             .collect();
-        let one =
-            format!("SELECT {columns_sql} FROM {} WHERE {}", quoted(&shape.table), key_in(&shape, key, 1));
+        let one = format!("SELECT {columns_sql} FROM {} WHERE {}", quoted(&shape.table), key_in(key, 1));
         let packed = [false, true].map(|exact| {
-            let bare = |column: &Column| matches!(column.affinity, Affinity::Integer | Affinity::Text);
             let values: Vec<_> = declared.iter().map(|column| packed::expression(column, exact)).collect();
-            Packed {
-                select: format!("SELECT json_group_array(json_array({}))", values.join(", ")),
-                guarded: declared.iter().map(|column| exact || !bare(column)).collect(),
-            }
+            format!("SELECT json_group_array(json_array({}))", values.join(", "))
         });
         Ok(Self { columns, key_len, nullable, one: one.into(), upserts, deletes, packed, shape })
     }
@@ -111,31 +109,30 @@ impl Table {
         cut(&self.deletes, keys)
     }
 
-    pub(super) fn guarded(&self, exact: bool) -> &[bool] {
-        &self.packed[usize::from(exact)].guarded
-    }
-
-    /// Reads the first rows of a range, as one packed value. Parameters: the bounds that there are, the
-    /// limit.
-    pub(super) fn page<K>(&self, exact: bool, range: &KeyRange<K>) -> String {
-        format!(
-            "{} FROM (SELECT {} FROM {} {} ORDER BY {} LIMIT ?)",
-            self.packed[usize::from(exact)].select,
+    /// Reads the first rows of a range. Parameters: the bounds that there are, the limit.
+    pub(super) fn page<K>(&self, form: Form, range: &KeyRange<K>) -> String {
+        let rows = format!(
+            "SELECT {} FROM {} {} ORDER BY {} LIMIT ?",
             names(&self.columns),
             quoted(self.name()),
             self.within(range),
-            names_collated(&self.shape, self.key())
-        )
+            names(self.key())
+        );
+        self.formed(form, rows)
     }
 
-    /// Reads rows by key, as one packed value. Parameters: the keys.
-    pub(super) fn many(&self, exact: bool, keys: usize) -> String {
-        format!(
-            "{} FROM {} WHERE {}",
-            self.packed[usize::from(exact)].select,
-            quoted(self.name()),
-            key_in(&self.shape, self.key(), keys)
-        )
+    /// Reads rows by key. Parameters: the keys.
+    pub(super) fn many(&self, form: Form, keys: usize) -> String {
+        let (columns, table) = (names(&self.columns), quoted(self.name()));
+        self.formed(form, format!("SELECT {columns} FROM {table} WHERE {}", key_in(self.key(), keys)))
+    }
+
+    fn formed(&self, form: Form, rows: String) -> String {
+        match form {
+            Form::Bare => format!("{} FROM ({rows})", self.packed[0]),
+            Form::Exact => format!("{} FROM ({rows})", self.packed[1]),
+            Form::Rows => rows,
+        }
     }
 
     /// The WHERE clause of a range. Parameters: the bounds that there are.
@@ -151,7 +148,7 @@ impl Table {
     }
 
     fn key_tuple(&self) -> String {
-        tuple(self.key_len, names_collated(&self.shape, self.key()))
+        tuple(self.key_len, names(self.key()))
     }
 
     /// Finds a row whose key is NULL where a page from `after` on would pass over it. Parameters: for
@@ -166,7 +163,7 @@ impl Table {
             .filter(|(at, name)| self.nullable.contains(name) && (after.is_some() == (*at > 0)))
             .map(|(at, name)| {
                 let equal: String =
-                    self.key()[..at].iter().map(|name| format!("{} = ? AND ", self.collated(name))).collect();
+                    self.key()[..at].iter().map(|name| format!("{} = ? AND ", quoted(name))).collect();
                 (format!("({equal}{} IS NULL)", quoted(name)), at)
             })
             .collect();
@@ -191,10 +188,6 @@ impl Table {
         self.nullable.join(", ")
     }
 
-    fn collated(&self, name: &str) -> String {
-        names_collated(&self.shape, std::slice::from_ref(&name.to_owned()))
-    }
-
     /// Counts the rows.
     pub(super) fn count(&self) -> String {
         format!("SELECT count(*) FROM {}", quoted(self.name()))
@@ -202,11 +195,10 @@ impl Table {
 
     /// The keys at every `step`-th place. Parameter: the step.
     pub(super) fn cuts(&self) -> String {
-        let (key, order) = (names(self.key()), names_collated(&self.shape, self.key()));
-        let table = quoted(self.name());
+        let (key, table) = (names(self.key()), quoted(self.name()));
         format!(
-            "SELECT {key} FROM (SELECT {key}, row_number() OVER (ORDER BY {order}) AS zdm_place FROM {table}) \
-             WHERE zdm_place % ?1 = 0 ORDER BY {order}"
+            "SELECT {key} FROM (SELECT {key}, row_number() OVER (ORDER BY {key}) AS zdm_place FROM {table}) \
+             WHERE zdm_place % ?1 = 0 ORDER BY {key}"
         )
     }
 
@@ -223,7 +215,7 @@ impl Table {
 
     /// `key = ?` for one key.
     pub(super) fn key_is(&self) -> String {
-        key_in(&self.shape, self.key(), 1)
+        key_in(self.key(), 1)
     }
 
     pub(super) fn key_names(&self) -> String {
@@ -271,21 +263,12 @@ fn names(columns: &[String]) -> String {
     columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
 }
 
-/// Key columns as they are compared and ordered: by bytes, whatever collation the column declares.
-fn names_collated(shape: &Shape, columns: &[String]) -> String {
-    let one = |name: &String| match shape.column(name).map(|column| column.affinity) {
-        Ok(Affinity::Text | Affinity::Blob) => format!("{} COLLATE BINARY", quoted(name)),
-        _ => quoted(name),
-    };
-    columns.iter().map(one).collect::<Vec<_>>().join(", ")
-}
-
 fn tuple(parts: usize, inner: String) -> String {
     if parts == 1 { inner } else { format!("({inner})") }
 }
 
-fn key_in(shape: &Shape, key: &[String], keys: usize) -> String {
-    let columns = tuple(key.len(), names_collated(shape, key));
+fn key_in(key: &[String], keys: usize) -> String {
+    let columns = tuple(key.len(), names(key));
     match (key.len(), keys) {
         (_, 1) => format!("{columns} = {}", tuple(key.len(), marks(key.len()))),
         (1, _) => format!("{columns} IN ({})", marks(keys)),
