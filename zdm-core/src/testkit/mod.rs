@@ -11,10 +11,13 @@ mod call_log;
 mod faults;
 mod faulty_store;
 mod polling;
+mod queue_suite;
 mod random;
+mod rule;
 
 pub use call_log::{Call, CallLog, LoggedCall, Step};
 pub use faults::{Fault, FaultRates, Faults};
 pub use faulty_store::FaultyStore;
 pub use polling::{count_polls, drop_after_polls, drop_at_every_poll};
+pub use queue_suite::{QueueFactory, queue_suite};
 pub use random::Random;
