@@ -7,9 +7,11 @@
 //! What it is not: a replication engine, a multi-master database, an exactly-once broker.
 
 mod adapter;
+mod backfill;
 mod disk_queue;
 pub mod docs;
 mod handover;
+mod pages;
 mod poison;
 mod reconcile;
 mod shadow;
@@ -18,8 +20,10 @@ mod shutdown;
 pub use adapter::{
     Builder, CircuitSettings, DualWrite, Instances, Retry, Settings, ShadowSettings, WhenFull,
 };
+pub use backfill::{Backfill, BackfillReport};
 pub use disk_queue::{DiskQueue, DiskQueueBuilder, Durability};
 pub use handover::{Advanced, MoveRequest};
+pub use pages::{Health, HealthCheck, Job, LatencyProbe, PaceSettings, PageSettings};
 pub use reconcile::Safety;
 pub use shadow::ShadowCounts;
 pub use shutdown::ShutdownReport;

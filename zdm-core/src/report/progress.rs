@@ -17,6 +17,10 @@ pub struct Progress {
     pub eta: Option<Duration>,
     /// Rows that were set aside.
     pub parked_rows: u64,
+    /// The age of the oldest write that the secondary does not have yet.
+    pub lag: Duration,
+    /// Why pages wait, while they do: the health check, or a store that does not answer.
+    pub held_back_by: Option<String>,
 }
 
 /// What a run is doing.

@@ -1,0 +1,6 @@
+//! Copying what was there before mirroring began.
+
+mod load;
+mod run;
+
+pub use run::{Backfill, BackfillReport};

@@ -1,0 +1,4 @@
+//! The page engine from outside: backfill, verification and repair under live writes, faults and crashes.
+
+mod crashes;
+mod world;
