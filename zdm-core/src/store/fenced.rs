@@ -38,6 +38,10 @@ pub trait Fenced: Store {
     /// transaction, and leaves the others out. Returns how many were left out. What
     /// [`Bulk::apply`](super::Bulk::apply) says about unique values holds here too.
     ///
+    /// The stamps of pages do not count here. A page does not say which keys had no record when it was
+    /// read, so a deletion that looked earlier must still be applied; and whatever a page brought that is
+    /// newer than a change has an entry of its own, which brings it again.
+    ///
     /// # Errors
     /// As [`Bulk::apply`](super::Bulk::apply).
     ///
