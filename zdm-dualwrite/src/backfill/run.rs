@@ -140,9 +140,6 @@ impl<S: Store + Clone> Backfill<S> {
         let Self { dual_write, checkpoints, job, settings, health, begin_anew } = self;
         settings.validate()?;
         let context = PageContext::of(&dual_write, settings.call_timeout)?;
-        let shared = &dual_write.shared;
-        // A write that began before mirroring did leaves no entry, and could change a record behind us.
-        shared.operations.drained_before(shared.operations.record().epoch).await;
         let primary = context.scan_primary()?;
         if context.fence().is_none() {
             // After a crash both sides of a cut-off page are walked.
@@ -166,7 +163,7 @@ impl<S: Store + Clone> Backfill<S> {
         let (journal, resumed) =
             open_journal(&place, context.direction, &ranges, |_: &Plan| begin_anew).await?;
         if !journal.read(Plan::is_done) {
-            shared.facts.set_backfilled(None);
+            dual_write.shared.facts.set_backfilled(None);
         }
         let counts = Arc::new(Counts::default());
         let clock = Arc::clone(context.clock());
@@ -176,6 +173,9 @@ impl<S: Store + Clone> Backfill<S> {
         let progress = Arc::clone(&runner);
         let control = Arc::clone(&runner.control);
         Ok(Job::spawn(control, Arc::new(move || progress.progress()), async move {
+            let operations = &context.dual_write.shared.operations;
+            // A write that began before mirroring did leaves no entry, and could change a record behind us.
+            operations.mirrored_since(operations.record().epoch).await;
             let complete = Arc::clone(&runner).run(health).await?;
             let rows = runner.journal.read(Plan::rows);
             if complete {

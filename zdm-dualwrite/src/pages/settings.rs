@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_setting_out_of_bounds_is_named_with_its_bounds() {
-        let cases: [(&str, fn(&mut PageSettings)); 6] = [
+        type Spoil = fn(&mut PageSettings);
+        let cases: [(&str, Spoil); 6] = [
             ("workers", |s| s.workers = 257),
             ("largest_page_rows", |s| s.largest_page_rows = s.smallest_page_rows - 1),
             ("first_page_rows", |s| s.first_page_rows = s.largest_page_rows + 1),
