@@ -8,8 +8,11 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use super::flight::Flight;
 use super::{Doing, Result, dataset, old_schema};
 
+/// The id and the columns of the data set.
+const COLUMNS: usize = 20;
+
 /// As many rows as the 32,766 parameters of one SQLite statement allow.
-const ROWS_PER_STATEMENT: usize = 32_766 / old_schema::COLUMN_COUNT;
+const ROWS_PER_STATEMENT: usize = 32_766 / COLUMNS;
 
 /// How this program opens its databases. A write-ahead log lets readers and the writer work side by side.
 pub fn connect_options(file: &Path) -> SqliteConnectOptions {
@@ -47,8 +50,8 @@ pub async fn load(file: &Path, rows: u64) -> Result<u64> {
 }
 
 async fn insert(database: &mut SqliteConnection, last_id: i64, batch: &mut Vec<String>) -> Result<()> {
-    let row = format!("({})", ["?"; old_schema::COLUMN_COUNT].join(","));
-    let sql = format!("INSERT INTO {} VALUES {}", old_schema::TABLE, vec![row; batch.len()].join(","));
+    let row = format!("({})", ["?"; COLUMNS].join(","));
+    let sql = format!("INSERT INTO flights VALUES {}", vec![row; batch.len()].join(","));
     let mut statement = sqlx::query(AssertSqlSafe(sql));
     let first_id = last_id - i64::try_from(batch.len()).doing(|| "the batch is too large".into())? + 1;
     for (id, line) in (first_id..).zip(batch.drain(..)) {
