@@ -8,6 +8,8 @@
 //! Everything here panics rather than returning errors: it is for tests alone.
 
 mod call_log;
+mod checkpoint_suite;
+mod coordinator_suite;
 mod faults;
 mod faulty_store;
 mod polling;
@@ -16,6 +18,8 @@ mod random;
 mod rule;
 
 pub use call_log::{Call, CallLog, LoggedCall, Step};
+pub use checkpoint_suite::{CheckpointFactory, checkpoint_suite};
+pub use coordinator_suite::{CoordinatorFactory, coordinator_suite};
 pub use faults::{Fault, FaultRates, Faults};
 pub use faulty_store::FaultyStore;
 pub use polling::{count_polls, drop_after_polls, drop_at_every_poll};
