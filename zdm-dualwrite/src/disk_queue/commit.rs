@@ -267,9 +267,16 @@ impl<F: FileSystem> CommitLoop<F> {
         any
     }
 
+    /// Syncs what was acknowledged unsynced, as the thread beside it does: `meanwhile` happens after the
+    /// sync has begun and before it has ended.
     #[cfg(test)]
-    pub(super) fn sync(&mut self) -> Result<()> {
-        self.journal.sync()
+    pub(super) fn sync_beside(&mut self, meanwhile: impl FnOnce(&mut Self)) -> Result<()> {
+        use super::file_system::JournalFile;
+
+        let (file, point) = self.journal.begin_sync()?;
+        let result = file.sync_data();
+        meanwhile(self);
+        self.journal.end_sync(point, result)
     }
 
     fn next_work(&self) -> Work {

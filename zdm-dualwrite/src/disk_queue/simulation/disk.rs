@@ -84,12 +84,16 @@ impl From<Refusal> for io::Error {
 
 impl SimulatedDisk {
     pub(super) fn new(seed: u64) -> Self {
-        let fs = Fs::builder()
-            .seed(seed)
-            .sync_probability(0.02)
-            .short_read_probability(0.1)
-            .block_size(512)
-            .build();
+        let fs = Fs::builder().seed(seed).sync_probability(0.02).short_read_probability(0.1).block_size(512);
+        Self::on(fs.build(), seed)
+    }
+
+    /// A disk that does nothing of its own accord.
+    pub(super) fn without_chance() -> Self {
+        Self::on(Fs::builder().build(), 0)
+    }
+
+    fn on(fs: Fs, seed: u64) -> Self {
         let random = Random::new(seed ^ 0xA5A5);
         let state = State {
             random,
@@ -145,12 +149,44 @@ impl SimulatedDisk {
         }
     }
 
-    /// Flips one bit of one segment file. Returns the file.
-    pub(super) fn flip_a_bit(&self, dir: &Path) -> PathBuf {
+    /// The segment files of a directory, in the order of their names.
+    pub(super) fn segments(&self, dir: &Path) -> Vec<PathBuf> {
         let _entered = self.fs.enter();
         let mut names: Vec<_> = shim::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
         names.retain(|path| path.extension().is_some_and(|suffix| suffix == "segment"));
         names.sort();
+        names
+    }
+
+    /// What a file holds.
+    pub(super) fn read_whole(&self, path: &Path) -> Vec<u8> {
+        let _entered = self.fs.enter();
+        shim::read(path).unwrap()
+    }
+
+    /// Another disk with the same segments, except that one of them holds these bytes.
+    pub(super) fn copy_with(&self, path: &Path, bytes: &[u8]) -> Self {
+        let copy = Self::without_chance();
+        let dir = path.parent().unwrap();
+        let files = self.segments(dir).into_iter().map(|file| {
+            let bytes = if file == path { bytes.to_vec() } else { self.read_whole(&file) };
+            (file, bytes)
+        });
+        let files: Vec<_> = files.collect();
+        let _entered = copy.fs.enter();
+        shim::create_dir_all(dir).unwrap();
+        for (file, bytes) in files {
+            shim::write(&file, &bytes).unwrap();
+            shim::File::open(&file).unwrap().sync_all().unwrap();
+        }
+        shim::sync_dir(dir).unwrap();
+        copy
+    }
+
+    /// Flips one bit of one segment file. Returns the file.
+    pub(super) fn flip_a_bit(&self, dir: &Path) -> PathBuf {
+        let names = self.segments(dir);
+        let _entered = self.fs.enter();
         let mut state = self.lock_state();
         let path = names[state.random.below(names.len() as u64) as usize].clone();
         let file = shim::OpenOptions::new().read(true).write(true).open(&path).unwrap();

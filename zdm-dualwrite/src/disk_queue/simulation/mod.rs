@@ -6,6 +6,8 @@
 //! ```
 
 mod disk;
+mod exhaustive;
+mod faults;
 mod media;
 mod model;
 mod world;

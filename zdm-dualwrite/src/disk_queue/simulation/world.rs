@@ -129,7 +129,8 @@ impl World {
         self.disk.set_failing(0);
         let mut process = self.open_process().unwrap();
         self.drain(&mut process);
-        process.commit.sync().unwrap();
+        process.commit.sync_beside(|_| ()).unwrap();
+        process.step();
         let bytes = self.disk.total_bytes(&self.dir);
         assert!(bytes <= 6 * LARGEST_SEGMENT, "the files of an empty queue take {bytes} bytes");
         drop(process);
@@ -158,7 +159,9 @@ impl World {
 
     fn trouble_to_come(&mut self) {
         if self.random.chance(600) {
-            let operations = self.random.below(150);
+            // Now and then already while the queue is being opened.
+            let soon = if self.random.chance(300) { 30 } else { 150 };
+            let operations = self.random.below(soon);
             self.disk.cut_power_after(operations);
         }
         let failing = if self.random.chance(150) { 30 } else { 0 };
@@ -265,8 +268,16 @@ impl World {
                 process.step();
             }
             _ => {
-                if process.commit.sync().is_ok() {
-                    self.model.unsynced.clear();
+                let before = std::mem::take(&mut self.model.unsynced);
+                let lazily = self.random.chance(500);
+                // What comes while the sync runs is not synced by it.
+                let synced = process.commit.sync_beside(|commit| {
+                    if lazily {
+                        commit.step();
+                    }
+                });
+                if synced.is_err() {
+                    self.model.unsynced = before;
                 }
             }
         }
