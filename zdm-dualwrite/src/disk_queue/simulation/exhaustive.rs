@@ -1,7 +1,7 @@
 //! Every place at which a tail can be torn, and every bit that can flip.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zdm_core::error::{Kind, Result};
 
@@ -27,7 +27,7 @@ fn open(disk: &SimulatedDisk, session: Session) -> Result<(Journal<SimulatedDisk
 fn write_groups(
     journal: &mut Journal<SimulatedDisk>,
     disk: &SimulatedDisk,
-    path: &PathBuf,
+    path: &Path,
 ) -> Vec<(u64, usize)> {
     let mut ends = Vec::new();
     let mut before = disk.read_whole(path);
