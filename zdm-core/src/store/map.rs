@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::{Bulk, Capabilities, Change, Fenced, Page, PageLoad, Record, Scan, Stamp, Store, StoreExt};
 use crate::error::{Error, Kind, Result};
-use crate::key::{Key, KeyRange};
+use crate::key::{Key, KeyBytes, KeyRange};
 
 /// How the keys and records of one store look to another.
 ///
@@ -81,6 +81,15 @@ impl<S: Store, M: Mapping<S::Key, S::Record>> MapStore<S, M> {
         Ok(KeyRange { after: bound(&range.after)?, up_to: bound(&range.up_to)? })
     }
 
+    /// A conflict names the holder of the value by the store's key; callers know it by their own.
+    fn error_out(&self, error: Error) -> Error {
+        let Some(holder) = error.holder() else { return error };
+        match holder.to_key().and_then(|key| self.mapping.key_out(&key)) {
+            Ok(key) => error.held_by(KeyBytes::of(&key)),
+            Err(_) => Error::new(error.kind(), error.message().to_owned()).with_source(error),
+        }
+    }
+
     fn fence(&self) -> Result<&dyn Fenced<Key = S::Key, Record = S::Record>> {
         let missing = || Error::new(Kind::Invalid, "the store inside this MapStore has no fence");
         self.store.capabilities().fenced.ok_or_else(missing)
@@ -104,7 +113,8 @@ impl<S: Store, M: Mapping<S::Key, S::Record>> Store for MapStore<S, M> {
     }
 
     async fn put(&self, key: &M::Key, record: &M::Record) -> Result<()> {
-        self.store.put(&self.mapping.key_in(key)?, &self.mapping.record_in(record)?).await
+        let (key, record) = (self.mapping.key_in(key)?, self.mapping.record_in(record)?);
+        self.store.put(&key, &record).await.map_err(|error| self.error_out(error))
     }
 
     async fn delete(&self, key: &M::Key) -> Result<()> {
@@ -135,7 +145,8 @@ impl<S: Store, M: Mapping<S::Key, S::Record>> Bulk for MapStore<S, M> {
     }
 
     async fn apply(&self, changes: &[Change<M::Key, M::Record>]) -> Result<()> {
-        self.store.apply_all(&self.changes_in(changes)?).await
+        let changes = self.changes_in(changes)?;
+        self.store.apply_all(&changes).await.map_err(|error| self.error_out(error))
     }
 }
 
@@ -172,7 +183,8 @@ impl<S: Store, M: Mapping<S::Key, S::Record>> Fenced for MapStore<S, M> {
     }
 
     async fn apply_if_newer(&self, stamp: Stamp, changes: &[Change<M::Key, M::Record>]) -> Result<u64> {
-        self.fence()?.apply_if_newer(stamp, &self.changes_in(changes)?).await
+        let changes = self.changes_in(changes)?;
+        self.fence()?.apply_if_newer(stamp, &changes).await.map_err(|error| self.error_out(error))
     }
 
     async fn load_page(
@@ -191,7 +203,7 @@ impl<S: Store, M: Mapping<S::Key, S::Record>> Fenced for MapStore<S, M> {
         }
         let load = self.fence()?.load_page(stamp, &self.range_in(range)?, &fitting).await?;
         for (key, error) in load.rejected {
-            rejected.push((self.mapping.key_out(&key)?, error));
+            rejected.push((self.mapping.key_out(&key)?, self.error_out(error)));
         }
         Ok(PageLoad { written: load.written, superseded: load.superseded, rejected })
     }

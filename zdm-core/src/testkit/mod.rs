@@ -16,6 +16,7 @@ mod polling;
 mod queue_suite;
 mod random;
 mod rule;
+mod store_suite;
 
 pub use call_log::{Call, CallLog, LoggedCall, Step};
 pub use checkpoint_suite::{CheckpointFactory, checkpoint_suite};
@@ -25,3 +26,4 @@ pub use faulty_store::FaultyStore;
 pub use polling::{count_polls, drop_after_polls, drop_at_every_poll};
 pub use queue_suite::{QueueFactory, queue_suite};
 pub use random::Random;
+pub use store_suite::{StoreFactory, store_suite};
