@@ -7,6 +7,8 @@
 //!
 //! What it is not: a replication engine, a multi-master database, an exactly-once broker.
 //!
+//! The chapters in [`docs`] tell how the parts fit, what is promised, and what a dropped future leaves.
+//!
 //! ```
 //! use zdm_core::store::{MemoryStore, Store, StoreExt};
 //! use zdm_core::{queue::Touch, Error};
@@ -23,6 +25,7 @@
 
 pub mod checkpoint;
 pub mod clock;
+pub mod docs;
 pub mod error;
 pub mod key;
 pub mod phase;

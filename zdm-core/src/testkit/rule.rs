@@ -7,6 +7,11 @@ use crate::error::{Error, Kind, Result};
 pub(super) struct Rule(pub(super) &'static str);
 
 impl Rule {
+    /// The rule of a function, by its path.
+    pub(super) fn of(path: &'static str) -> Self {
+        Self(path.rsplit_once("::").map_or(path, |(_, name)| name))
+    }
+
     /// The rule holds, or the suite ends here.
     #[track_caller]
     pub(super) fn holds(self, holds: bool, otherwise: impl Display) {
@@ -51,7 +56,7 @@ impl Rule {
 /// Runs functions that are named after the rule they try, in order.
 macro_rules! try_rules {
     ($factory:expr; $($rule:path),+ $(,)?) => {
-        $($rule($crate::testkit::rule::Rule(stringify!($rule)), $factory).await;)+
+        $($rule($crate::testkit::rule::Rule::of(stringify!($rule)), $factory).await;)+
     };
 }
 
