@@ -9,11 +9,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 mod checkpoints;
 mod coordinators;
+mod queues;
+mod stores;
 
 /// What a suite panics with when it is run on a broken part.
-async fn complaint(suite: impl Future<Output = ()> + Send + 'static) -> String {
-    let panic = tokio::spawn(suite).await.unwrap_err().into_panic();
-    panic.downcast_ref::<String>().unwrap().clone()
+async fn complaint(suite: impl Future<Output = ()> + 'static) -> String {
+    let run = tokio::task::LocalSet::new();
+    let ended = run.run_until(async { tokio::task::spawn_local(suite).await }).await;
+    match ended {
+        Ok(()) => "the suite has passed".to_owned(),
+        Err(error) => error.into_panic().downcast_ref::<String>().unwrap().clone(),
+    }
 }
 
 /// A folder of its own for each part, all removed in the end.
