@@ -173,6 +173,10 @@ impl Sqlite {
         self.readers.acquire().await.map_err(|error| classify(error, "waiting for a reader"))
     }
 
+    pub(super) fn synchronous(&self) -> Synchronous {
+        self.options.synchronous
+    }
+
     pub(super) fn has_foreign_keys(&self) -> bool {
         self.options.foreign_keys
     }

@@ -1,6 +1,7 @@
 //! SQLite: tables as stores, through sqlx.
 //!
 //! [`Sqlite`] is a database file. [`SqliteTable`] is a table of typed records, [`SqliteRows`] any table.
+//! [`SqliteCheckpoints`] and [`SqliteQueue`] keep the bookkeeping of a migration in such a file.
 //!
 //! Why every write has a task of its own: a future that is dropped between BEGIN and the answer leaves
 //! its connection in a transaction that nobody owns, and the next statement on it reports success and is
@@ -9,12 +10,14 @@
 
 mod apply;
 mod arguments;
+mod checkpoints;
 mod classify;
 mod database;
 mod fence;
 mod load;
 mod options;
 mod packed;
+mod queue;
 mod rows;
 mod scan;
 mod schema;
@@ -22,8 +25,10 @@ mod shape;
 mod statements;
 mod store;
 
+pub use checkpoints::SqliteCheckpoints;
 pub use classify::classify;
 pub use database::Sqlite;
 pub use options::{SqliteOptions, Synchronous};
+pub use queue::SqliteQueue;
 pub use rows::{Discovered, RowMapping, Typed};
 pub use store::{SqliteRows, SqliteTable, TableStore};

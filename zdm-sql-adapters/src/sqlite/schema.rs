@@ -6,12 +6,25 @@ use super::Sqlite;
 use super::classify::classify;
 
 /// The numbered steps of the bookkeeping schema. A released step is never edited.
-const STEPS: [&str; 1] = [include_str!("../../schema/sqlite/0001_fence.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("../../schema/sqlite/0001_fence.sql"),
+    include_str!("../../schema/sqlite/0002_checkpoint.sql"),
+    include_str!("../../schema/sqlite/0003_queue.sql"),
+];
 
 const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS zdm_schema (version INTEGER NOT NULL PRIMARY KEY) STRICT";
 
 /// Every table of the bookkeeping, for its removal.
-const TABLES: [&str; 4] = ["zdm_stamp", "zdm_page", "zdm_fence", "zdm_schema"];
+const TABLES: [&str; 8] = [
+    "zdm_stamp",
+    "zdm_page",
+    "zdm_fence",
+    "zdm_checkpoint",
+    "zdm_queue",
+    "zdm_queue_entry",
+    "zdm_queue_taint",
+    "zdm_schema",
+];
 
 impl Sqlite {
     /// Creates the bookkeeping tables, or brings them to this version. Your own tables are not touched.

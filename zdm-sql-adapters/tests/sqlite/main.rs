@@ -1,5 +1,7 @@
 //! The SQLite adapter against real files.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod apply;
 mod cancellation;
 mod discovered;
