@@ -1,10 +1,12 @@
 -- The secondary-write queue of one migration.
 
--- One row: the migration that the queue belongs to, and the stamps that are set aside.
+-- One row: the migration that the queue belongs to, the stamps that are set aside, and the greatest id that
+-- an entry has had.
 CREATE TABLE zdm_queue (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     migration TEXT NOT NULL,
-    stamps_below INTEGER NOT NULL
+    stamps_below INTEGER NOT NULL,
+    newest_id INTEGER NOT NULL
 ) STRICT;
 
 -- What is pending. A row is removed when the entry is acknowledged.

@@ -39,7 +39,8 @@ impl Sidecar<'_> {
         classify(error, &format!("reading or writing the stamps of table {}", self.table))
     }
 
-    /// The keys among these that carry a newer stamp, of their own or by a page.
+    /// The keys among these that carry a newer stamp of their own. Pages do not count: they do not say
+    /// which keys had no record.
     async fn newer(&mut self, keys: &[KeyBytes]) -> Result<HashSet<KeyBytes>> {
         let mut newer = HashSet::new();
         for chunk in keys.chunks(KEYS_AT_ONCE) {
@@ -54,19 +55,6 @@ impl Sidecar<'_> {
             let found: Vec<Vec<u8>> =
                 query.fetch_all(&mut *self.connection).await.map_err(|error| self.failed(error))?;
             newer.extend(found.iter().map(|key| KeyBytes::from_slice(key)));
-        }
-        let pages: Vec<(Vec<u8>, Vec<u8>)> =
-            sqlx::query_as("SELECT above, up_to FROM zdm_page WHERE table_name = ? AND stamp > ?")
-                .bind(self.table.to_owned())
-                .bind(self.stamp)
-                .fetch_all(&mut *self.connection)
-                .await
-                .map_err(|error| self.failed(error))?;
-        for key in keys {
-            let key_bound = bound(Some(key), OPEN_BELOW);
-            if pages.iter().any(|(above, up_to)| *above < key_bound && key_bound <= *up_to) {
-                newer.insert(key.clone());
-            }
         }
         Ok(newer)
     }

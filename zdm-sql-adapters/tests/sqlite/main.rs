@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod apply;
+mod bookkeeping;
 mod cancellation;
+mod conformance;
 mod discovered;
 mod errors;
 mod fence;

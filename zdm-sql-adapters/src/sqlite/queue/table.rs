@@ -26,6 +26,7 @@ pub(super) struct Kept {
     pub(super) entries: Vec<Entry>,
     pub(super) taints: Vec<Taint>,
     pub(super) stamps_below: u64,
+    pub(super) newest_id: EntryId,
 }
 
 fn failed(error: sqlx::Error) -> Error {
@@ -35,7 +36,7 @@ fn failed(error: sqlx::Error) -> Error {
 /// Binds the tables to a migration, or makes sure that they are.
 pub(super) async fn claim(connection: &mut SqliteConnection, migration: &str) -> Result<()> {
     sqlx::query(
-        "INSERT INTO zdm_queue (id, migration, stamps_below) VALUES (1, ?, 1) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO zdm_queue (id, migration, stamps_below, newest_id) VALUES (1, ?, 1, 0) ON CONFLICT (id) DO NOTHING",
     )
     .bind(migration.to_owned())
     .execute(&mut *connection)
@@ -90,14 +91,16 @@ pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Kept> {
         since: since.cast_unsigned(),
         reason,
     };
-    let stamps_below: i64 = sqlx::query_scalar("SELECT stamps_below FROM zdm_queue")
-        .fetch_one(connection)
-        .await
-        .map_err(failed)?;
+    let (stamps_below, newest_id): (i64, i64) =
+        sqlx::query_as("SELECT stamps_below, newest_id FROM zdm_queue")
+            .fetch_one(connection)
+            .await
+            .map_err(failed)?;
     Ok(Kept {
         entries,
         taints: rows.into_iter().map(taint).collect(),
         stamps_below: stamps_below.cast_unsigned(),
+        newest_id: EntryId(newest_id.cast_unsigned()),
     })
 }
 
@@ -134,12 +137,16 @@ pub(super) async fn apply(connection: &mut SqliteConnection, records: &[Record])
         }
         query.execute(&mut *connection).await.map_err(failed)?;
     }
-    if let Some(below) = stamps_below {
-        sqlx::query("UPDATE zdm_queue SET stamps_below = max(stamps_below, ?)")
-            .bind(below.cast_signed())
-            .execute(connection)
-            .await
-            .map_err(failed)?;
+    if stamps_below.is_some() || !puts.is_empty() {
+        let newest = puts.iter().map(|entry| entry.id.0).max().unwrap_or_default();
+        sqlx::query(
+            "UPDATE zdm_queue SET stamps_below = max(stamps_below, ?), newest_id = max(newest_id, ?)",
+        )
+        .bind(stamps_below.unwrap_or_default().cast_signed())
+        .bind(newest.cast_signed())
+        .execute(connection)
+        .await
+        .map_err(failed)?;
     }
     Ok(())
 }

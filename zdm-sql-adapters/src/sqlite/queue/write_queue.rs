@@ -23,6 +23,8 @@ use crate::sqlite::{Sqlite, Synchronous};
 
 /// Stamps that are set aside with one transaction. A restart skips what is left of them.
 const STAMPS_AT_ONCE: u64 = 1 << 20;
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A durable queue in tables of a SQLite file, for one process.
 ///
@@ -103,7 +105,7 @@ impl SqliteQueue {
             );
             return Err(invalid(message));
         }
-        let lock = lock(&path)?;
+        let lock = lock(path.clone()).await?;
         db.ensure_schema().await?;
         let migration = migration.to_owned();
         let kept = db
@@ -116,6 +118,7 @@ impl SqliteQueue {
             .await
             .map_err(|error| error.context(path.display()))?;
         let mut index = QueueIndex::new(limit);
+        index.raise_ids_above(kept.newest_id);
         kept.entries.into_iter().for_each(|entry| index.restore(entry));
         for taint in kept.taints {
             index.add_taint(Some(taint.id), taint.range, taint.since, taint.reason);
@@ -189,7 +192,12 @@ impl SqliteQueue {
 }
 
 /// Takes the file beside the database that only one process holds. It goes with the process.
-fn lock(database: &Path) -> Result<File> {
+async fn lock(database: PathBuf) -> Result<File> {
+    let ended = |error| Error::new(Kind::Stopped, "the runtime shuts down").with_source(error).not_applied();
+    tokio::task::spawn_blocking(move || lock_blocking(&database)).await.map_err(ended)?
+}
+
+fn lock_blocking(database: &Path) -> Result<File> {
     let mut path = database.as_os_str().to_owned();
     path.push(".zdm-queue-lock");
     let path = PathBuf::from(path);
@@ -198,18 +206,21 @@ fn lock(database: &Path) -> Result<File> {
         Error::new(Kind::Unavailable, message).with_source(error).not_applied()
     };
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(unavailable)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let message = format!(
-                "the queue in {} is open already, here or in another process: one process works on a queue; stop \
-                 the other one first",
-                database.display()
-            );
-            Err(Error::new(Kind::Owned, message))
+    // A queue that was dropped without being closed lets go when its last order is carried out.
+    for attempt in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if attempt + 1 < LOCK_ATTEMPTS => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(unavailable(error)),
         }
-        Err(TryLockError::Error(error)) => Err(unavailable(error)),
     }
+    let message = format!(
+        "the queue in {} is open already, here or in another process: one process works on a queue; stop the other \
+         one first",
+        database.display()
+    );
+    Err(Error::new(Kind::Owned, message))
 }
 
 impl fmt::Debug for SqliteQueue {
