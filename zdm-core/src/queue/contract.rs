@@ -58,7 +58,7 @@ pub trait WriteQueue: Send + Sync + 'static {
     fn cancel(&self, id: EntryId);
 
     /// Takes RELEASED entries for reconciling: those of at most `keys` distinct keys or ranges, and for
-    /// each key all that are released, with those parked for that key alone. Entries of the given direction only. `None` when nothing can be
+    /// each key all that are released for it alone, and those parked for it. Entries of the given direction only. `None` when nothing can be
     /// claimed now. The stamp of the claim is drawn after the entries are chosen.
     ///
     /// # Errors

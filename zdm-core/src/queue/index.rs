@@ -417,45 +417,48 @@ impl QueueIndex {
         Blocked::Free
     }
 
-    /// Claims an entry that is free and whatever else waits for the same key. Returns how many keys and
-    /// ranges that locked.
+    /// Claims an entry that is free, and with it what waits for the same keys alone and what is parked for
+    /// them. Returns how many keys and ranges that locked.
     fn take(&mut self, id: EntryId, claimed: &mut Vec<Entry>, mine: &mut Vec<EntryId>) -> usize {
-        let Some(slot) = self.slots.get(&id) else { return 0 };
-        let mut group: SmallVec<[EntryId; 4]> = SmallVec::from_slice(&[id]);
-        let spans = slot.touch.items().len();
-        if let [TouchItem { span: Span::Key(key), .. }] = slot.touch.items() {
-            // Entries that name this key alone come along; wider ones are looked at in their turn.
-            let others = self.keys.get(key).map(|slot| slot.entries.as_slice()).unwrap_or_default();
-            group.extend(others.iter().copied().filter(|other| {
-                *other != id
-                    && self.slots.get(other).is_some_and(|other| {
-                        other.touch.items().len() == 1
-                            && other.direction == slot.direction
-                            && matches!(other.state, EntryState::Released | EntryState::Parked)
-                    })
-            }));
-        }
-        for id in group {
-            self.shift(id, &[EntryState::Released, EntryState::Parked], EntryState::Claimed);
+        let mut spans = 0;
+        let mut next: SmallVec<[EntryId; 4]> = SmallVec::from_slice(&[id]);
+        while let Some(id) = next.pop() {
+            if self.blocked(id, mine) != Blocked::Free
+                || !self.shift(id, &[EntryState::Released, EntryState::Parked], EntryState::Claimed)
+            {
+                continue;
+            }
             self.waiting.remove(&id);
             self.reserved.remove(&id);
             let Some(slot) = self.slots.get(&id) else { continue };
             self.ready[lane(slot.direction)].remove(&id);
+            if let Err(at) = mine.binary_search(&id) {
+                mine.insert(at, id);
+            }
+            claimed.push(view(id, slot));
             for item in slot.touch.items() {
                 match &item.span {
                     Span::Key(key) => {
-                        if let Some(slot) = self.keys.get_mut(key) {
-                            slot.claimed += 1;
-                        }
+                        let Some(of_key) = self.keys.get_mut(key) else { continue };
+                        spans += usize::from(of_key.claimed == 0);
+                        of_key.claimed += 1;
+                        next.extend(of_key.entries.iter().copied().filter(|other| {
+                            self.slots.get(other).is_some_and(|other| {
+                                let comes_along = match other.state {
+                                    // A wider one is looked at in its turn.
+                                    EntryState::Released => other.touch.items().len() == 1,
+                                    EntryState::Parked => true,
+                                    _ => false,
+                                };
+                                comes_along && other.direction == slot.direction
+                            })
+                        }));
                     }
                     Span::Range(range) => {
+                        spans += 1;
                         self.range_locks.push(RangeLock { range: range.clone(), entry: id, held: false });
                     }
                 }
-            }
-            claimed.push(view(id, slot));
-            if let Err(at) = mine.binary_search(&id) {
-                mine.insert(at, id);
             }
         }
         spans
@@ -756,6 +759,7 @@ impl QueueIndex {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Blocked {
     Free,
     ByKey,

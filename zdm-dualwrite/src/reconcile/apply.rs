@@ -188,6 +188,7 @@ impl<S: Store + Clone> Shared<S> {
         let mut outcome = Outcome { failed: Vec::new(), contact: Contact::None };
         let all: BTreeSet<S::Key> = by_key.keys().map(|key| (*key).clone()).collect();
         let mut groups = vec![Group { keys: all, fused: false }];
+        let mut written: BTreeSet<S::Key> = BTreeSet::new();
         while let Some(group) = groups.pop() {
             if group.keys.is_empty() {
                 continue;
@@ -196,6 +197,7 @@ impl<S: Store + Clone> Shared<S> {
                 group.keys.iter().filter_map(|key| by_key.get(key).copied()).cloned().collect();
             let Err(error) = self.apply_together(direction, stamp, safety, &batch).await else {
                 outcome.contact = Contact::Answered;
+                written.extend(group.keys);
                 continue;
             };
             if error.advice() == Advice::RetryWhenStoreIsBack || error.certainty() == Certainty::Unknown {
@@ -218,7 +220,9 @@ impl<S: Store + Clone> Shared<S> {
                 Regroup::Fused(group) => groups.push(group),
                 Regroup::Queued => {}
                 Regroup::Failed(error) => {
-                    outcome.failed.extend(group.keys.into_iter().map(|key| (key, error.clone())));
+                    // A holder that joined the group stands as it was written before.
+                    let failed = group.keys.into_iter().filter(|key| !written.contains(key));
+                    outcome.failed.extend(failed.map(|key| (key, error.clone())));
                 }
             }
         }
