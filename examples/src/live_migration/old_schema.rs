@@ -3,7 +3,9 @@
 use zdm_core::Result;
 use zdm_sql_adapters::table::{RowReader, RowWriter, TableMapping};
 
-use super::clock_time::{hhmm_from_minutes, minutes_from_hhmm, text_from_unix_seconds, unix_seconds_from_text};
+use super::clock_time::{
+    hhmm_from_minutes, minutes_from_hhmm, text_from_unix_seconds, unix_seconds_from_text,
+};
 use super::flight::Flight;
 
 /// Creates the table.
