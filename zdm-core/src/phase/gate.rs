@@ -65,6 +65,23 @@ pub struct Override {
 }
 
 /// All gates of one move.
+///
+/// ```
+/// use zdm_core::phase::{Gate, GateCheck, GateReport, Override};
+///
+/// let check = |gate, value: &str, needed: &str| GateCheck {
+///     gate, passed: false, value: value.to_owned(), needed: needed.to_owned(),
+/// };
+/// let report = GateReport {
+///     checks: vec![
+///         check(Gate::NothingParked, "3 parked", "0 parked"),
+///         check(Gate::Verified, "not verified", "0 mismatches"),
+///     ],
+/// };
+/// let word = Override { gate: Gate::NothingParked, by: "ada".into(), reason: "test rows".into() };
+/// let missing = report.missing(&[word]);
+/// assert_eq!(missing.to_string(), "verified is not verified, needed is 0 mismatches");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateReport {
     /// In the order in which they were checked.

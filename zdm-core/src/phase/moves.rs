@@ -34,6 +34,18 @@ pub enum MoveKind {
 impl Move {
     /// The move from one phase to another.
     ///
+    /// ```
+    /// use zdm_core::phase::{Gate, Move, MoveKind, Phase, Side};
+    ///
+    /// let handover = Move::between(Phase::Shadow, Phase::Live)?;
+    /// assert_eq!((handover.kind, handover.new_primary()), (MoveKind::Handover, Some(Side::New)));
+    /// assert!(handover.gates().contains(&Gate::Verified));
+    ///
+    /// let error = Move::between(Phase::DualWrite, Phase::Live).unwrap_err();
+    /// assert!(error.to_string().contains("off or shadow"));
+    /// # Ok::<_, zdm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Kind::Refused`] when there is no such move, with those that there are.
     pub fn between(from: Phase, to: Phase) -> Result<Self> {

@@ -69,6 +69,15 @@ impl Routing {
 
 impl Phase {
     /// The table of phases.
+    ///
+    /// ```
+    /// use zdm_core::phase::{Phase, Side};
+    /// use zdm_core::queue::Direction;
+    ///
+    /// let live = Phase::Live.routing();
+    /// assert_eq!((live.primary, live.secondary()), (Side::New, Some(Side::Old)));
+    /// assert_eq!(live.direction, Some(Direction::NewToOld));
+    /// ```
     pub const fn routing(self) -> Routing {
         use Direction::{NewToOld, OldToNew};
         let (primary, direction, reads, shadow_compare) = match self {
@@ -81,5 +90,31 @@ impl Phase {
             Self::Complete => (Side::New, None, Reads::Primary, false),
         };
         Routing { primary, direction, reads, shadow_compare }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_the_one_that_was_agreed() {
+        use Direction::{NewToOld, OldToNew};
+        let half = Percent::new(50.0).unwrap();
+        let cohort = Reads::NewForCleanKeys(half);
+        let table = [
+            (Phase::Off, Side::Old, None, Reads::Primary, false),
+            (Phase::DualWrite, Side::Old, Some(OldToNew), Reads::Primary, false),
+            (Phase::Shadow, Side::Old, Some(OldToNew), Reads::Primary, true),
+            (Phase::Ramp(half), Side::Old, Some(OldToNew), cohort, true),
+            (Phase::Live, Side::New, Some(NewToOld), Reads::Primary, true),
+            (Phase::RampDown, Side::New, Some(NewToOld), Reads::Primary, false),
+            (Phase::Complete, Side::New, None, Reads::Primary, false),
+        ];
+        for (phase, primary, direction, reads, shadow_compare) in table {
+            assert_eq!(phase.routing(), Routing { primary, direction, reads, shadow_compare }, "{phase}");
+            let secondary = phase.routing().secondary();
+            assert_eq!(secondary, direction.map(|_| primary.other()), "{phase}");
+        }
     }
 }
