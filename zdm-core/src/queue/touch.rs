@@ -195,9 +195,14 @@ impl Touch<KeyBytes> {
             let mut part = |tag: u8, key: Option<&KeyBytes>| {
                 out.push(tag << 4 | intent);
                 if let Some(key) = key {
-                    let mut delimited = KeyBytes::default();
-                    delimited.extend_delimited(key.as_slice());
-                    out.extend_from_slice(delimited.as_slice());
+                    // As `KeyBytes::extend_delimited`, without the detour.
+                    for part in key.as_slice().split_inclusive(|byte| *byte == 0) {
+                        out.extend_from_slice(part);
+                        if part.last() == Some(&0) {
+                            out.push(0xFF);
+                        }
+                    }
+                    out.extend_from_slice(&[0, 0]);
                 }
             };
             match span {
