@@ -159,7 +159,7 @@ impl Operations {
 
     /// Waits until the epoch is not `known` any more.
     pub(crate) async fn epoch_changed(&self, known: Epoch) {
-        self.wait_until(|state| state.record.epoch != known || state.stopped).await;
+        self.wait_until(|state| state.record.epoch != known).await;
     }
 
     async fn wait_until(&self, reached: impl Fn(&State) -> bool) {
