@@ -194,6 +194,7 @@ impl WriteQueue for MemoryQueue {
     }
 
     async fn taint(&self, range: KeyRange<KeyBytes>, reason: &str) -> Result<TaintId> {
+        self.check_open()?;
         Ok(self.lock().add_taint(None, range, self.clock.unix_millis(), reason.to_owned()))
     }
 
@@ -202,20 +203,24 @@ impl WriteQueue for MemoryQueue {
     }
 
     async fn clear_taint(&self, id: TaintId) -> Result<()> {
+        self.check_open()?;
         self.change(|index| index.clear_taint(id));
         Ok(())
     }
 
     async fn draw_stamp(&self) -> Result<Stamp> {
+        self.check_open()?;
         Ok(self.lock().draw_stamp())
     }
 
     async fn raise_stamps_above(&self, seen: Stamp) -> Result<()> {
+        self.check_open()?;
         self.lock().raise_stamps_above(seen);
         Ok(())
     }
 
     async fn recover(&self, settle_time: Duration) -> Result<u64> {
+        self.check_open()?;
         let until = self.clock.now() + settle_time;
         let held = self.change(|index| index.hold_all(until));
         self.signals.claimable.notify_waiters();

@@ -44,6 +44,7 @@ enum Flaw {
     LeavesWhatWasDropped,
     KeepsDroppedClaims,
     OpensAfterItsEnd,
+    DrawsStampsAfterItsEnd,
     BeginsAnewWhenOpened,
 }
 
@@ -239,6 +240,7 @@ impl WriteQueue for Broken {
     async fn draw_stamp(&self) -> Result<Stamp> {
         match self.flaw {
             Flaw::StampsStandStill => Ok(Stamp(1)),
+            Flaw::DrawsStampsAfterItsEnd if self.closed.load(Ordering::Relaxed) => Ok(Stamp(1)),
             _ => self.inner.draw_stamp().await,
         }
     }
@@ -309,6 +311,7 @@ async fn broken_queues_are_caught_by_name() {
         (Flaw::LeavesWhatWasDropped, "an_open_that_is_dropped_leaves_nothing"),
         (Flaw::KeepsDroppedClaims, "a_claim_that_is_dropped_keeps_nothing"),
         (Flaw::OpensAfterItsEnd, "a_closed_queue_says_so"),
+        (Flaw::DrawsStampsAfterItsEnd, "a_closed_queue_says_so"),
         (Flaw::BeginsAnewWhenOpened, "entries_survive_being_opened_again"),
     ] {
         let text = complaint(queue_suite(MakesBroken(flaw))).await;

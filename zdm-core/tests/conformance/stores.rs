@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ enum Flaw {
     ForgetsDeletes,
     PagesOverwrite,
     LatePagesWin,
+    LatePagesOverPartsWin,
     PagesRemove,
     PagesHoldUpChanges,
     OneRecordFailsAPage,
@@ -44,6 +47,8 @@ struct Broken {
     flaw: Flaw,
     /// The newest page, where pages count for changes.
     newest_page: AtomicU64,
+    /// The stamps of pages, where only the same range counts.
+    pages: Mutex<HashMap<KeyRange<u64>, Stamp>>,
 }
 
 struct MakesBroken(Flaw);
@@ -54,7 +59,7 @@ impl StoreFactory for MakesBroken {
 
     async fn create(&mut self) -> Broken {
         let inner = MemoryStore::new().with_unique("value", |(_, value): &Row| Some(value.clone()));
-        Broken { inner, flaw: self.0, newest_page: 0.into() }
+        Broken { inner, flaw: self.0, newest_page: 0.into(), pages: Mutex::default() }
     }
 
     fn key(&self, number: u64) -> u64 {
@@ -218,6 +223,16 @@ impl Fenced for Broken {
                 let own = KeyRange::between(u64::MAX - 2 - stamp.0, u64::MAX - 1 - stamp.0);
                 return self.inner.load_page(stamp, &own, records).await;
             }
+            Flaw::LatePagesOverPartsWin => {
+                // Only a page of the very same range counts.
+                let newest = self.pages.lock().unwrap().get(range).copied().unwrap_or_default();
+                if newest > stamp {
+                    return Ok(PageLoad { superseded: records.len() as u64, ..PageLoad::default() });
+                }
+                self.pages.lock().unwrap().insert(range.clone(), stamp);
+                let own = KeyRange::between(u64::MAX - 2 - stamp.0, u64::MAX - 1 - stamp.0);
+                return self.inner.load_page(stamp, &own, records).await;
+            }
             Flaw::PagesRemove => {
                 for (key, _) in self.inner.page(range, 10_000).await? {
                     if !records.iter().any(|(own, _)| *own == key) && stamp < Stamp(7) {
@@ -272,6 +287,7 @@ async fn broken_stores_are_caught_by_name() {
         (Flaw::ForgetsDeletes, "a_delete_leaves_a_tombstone"),
         (Flaw::PagesOverwrite, "a_page_leaves_out_newer_keys"),
         (Flaw::LatePagesWin, "a_late_page_loses"),
+        (Flaw::LatePagesOverPartsWin, "a_late_page_loses"),
         (Flaw::PagesRemove, "a_page_removes_nothing"),
         (Flaw::PagesHoldUpChanges, "an_earlier_look_than_a_page_is_still_applied"),
         (Flaw::OneRecordFailsAPage, "a_record_that_does_not_fit_holds_up_no_page"),

@@ -388,6 +388,9 @@ impl WriteQueue for DiskQueue {
     }
 
     async fn draw_stamp(&self) -> Result<Stamp> {
+        if let Some(error) = self.commit.failure() {
+            return Err(error);
+        }
         loop {
             let durable = {
                 let mut stamps = self.lock_stamps();

@@ -9,13 +9,22 @@ use super::{
 use crate::error::Kind;
 use crate::key::KeyRange;
 use crate::queue::{EntryState, Epoch, Touch, WriteQueue};
+use crate::store::Stamp;
 
 pub(super) async fn a_closed_queue_says_so<F: QueueFactory>(rule: Rule, factory: &mut F) {
     let queue = fresh(rule, factory).await;
     mark(rule, &queue, upsert(1)).await;
+    let taint = rule.ok("taint", queue.taint(KeyRange::all(), "disk full").await);
     rule.ok("close", queue.close().await);
     rule.fails("open after close", Kind::Stopped, queue.open(upsert(2), EPOCH, FORWARD).await);
+    let parked = queue.open_parked(upsert(2), EPOCH, FORWARD, "does not fit").await;
+    rule.fails("open_parked after close", Kind::Stopped, parked);
     rule.fails("claim after close", Kind::Stopped, queue.claim(FORWARD, 1).await);
+    rule.fails("taint after close", Kind::Stopped, queue.taint(KeyRange::all(), "late").await);
+    rule.fails("clear_taint after close", Kind::Stopped, queue.clear_taint(taint).await);
+    rule.fails("draw_stamp after close", Kind::Stopped, queue.draw_stamp().await);
+    let raised = queue.raise_stamps_above(Stamp(1 << 60)).await;
+    rule.fails("raise_stamps_above after close", Kind::Stopped, raised);
 }
 
 /// Dropped without being closed, as by a process that dies: every entry that `open` has returned for is

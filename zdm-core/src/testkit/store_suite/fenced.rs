@@ -106,6 +106,17 @@ pub(super) async fn a_late_page_loses<F: StoreFactory>(rule: Rule, factory: &mut
     let mut stale = rows(factory, 0..20, 6);
     let late = rule.ok("load_page", fence.load_page(Stamp(6), &range, &stale[5..15]).await);
     rule.same("what a late page writes and what is superseded", (late.written, late.superseded), (0, 10));
+    // Ranges that share only some keys with it: from below, inside, beyond its end.
+    for (from, to) in [(2, 8), (7, 9), (12, 17)] {
+        let partly = KeyRange::between(stale[from - 1].0.clone(), stale[to - 1].0.clone());
+        let late = rule.ok("load_page", fence.load_page(Stamp(6), &partly, &stale[from..to]).await);
+        let found = (late.written, late.superseded);
+        rule.same(
+            "what a late page over a part writes, and what is superseded",
+            found,
+            (0, (to - from) as u64),
+        );
+    }
     // A neighbour is not affected.
     let beside = KeyRange::after(high);
     let load = rule.ok("load_page", fence.load_page(Stamp(6), &beside, &stale.split_off(15)).await);
