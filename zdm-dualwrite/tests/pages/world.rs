@@ -67,6 +67,12 @@ pub struct Wire {
     rng: Arc<Mutex<fastrand::Rng>>,
     life: Arc<Mutex<Arc<Life>>>,
     faults: Arc<Mutex<Faults>>,
+    /// How long the next write is on its way before it takes effect.
+    next_write: Arc<Mutex<Option<Duration>>>,
+    /// How long the answer to the next page read is on its way, after the records were read.
+    next_page: Arc<Mutex<Option<Duration>>>,
+    delayed: Arc<Notify>,
+    calm: bool,
 }
 
 impl Wire {
@@ -76,7 +82,27 @@ impl Wire {
             rng: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
             life: Arc::new(Mutex::new(Life::immortal())),
             faults: Arc::default(),
+            next_write: Arc::default(),
+            next_page: Arc::default(),
+            delayed: Arc::default(),
+            calm: false,
         }
+    }
+
+    /// The next write takes effect only after this time, even if nobody waits for it any more.
+    pub fn delay_next_write(&self, time: Duration) {
+        *self.next_write.lock().unwrap() = Some(time);
+    }
+
+    /// The next page is read at once and its answer takes this time.
+    pub fn delay_next_page(&self, time: Duration) {
+        *self.next_page.lock().unwrap() = Some(time);
+    }
+
+    /// Without delays of its own.
+    pub fn calm(mut self) -> Self {
+        self.calm = true;
+        self
     }
 
     /// From now on the store belongs to another process.
@@ -96,8 +122,21 @@ impl Wire {
         self.inside.snapshot()
     }
 
+    /// Waits until the call that was to be delayed is on its way.
+    pub async fn delayed(&self) {
+        self.delayed.notified().await;
+    }
+
+    fn take_delay(&self, delay: &Mutex<Option<Duration>>) -> Option<Duration> {
+        let time = delay.lock().unwrap().take();
+        if time.is_some() {
+            self.delayed.notify_one();
+        }
+        time
+    }
+
     fn roll(&self, up_to: u64) -> u64 {
-        self.rng.lock().unwrap().u64(0..up_to)
+        if self.calm { 0 } else { self.rng.lock().unwrap().u64(0..up_to) }
     }
 
     async fn pass(&self) {
@@ -136,9 +175,13 @@ impl Wire {
         let lost = self.roll(100) < u64::from(faults.unknown);
         let nearly_settled = SETTLE.as_micros() as u64 - 10_000;
         let on_the_wire = if late || lost { self.roll(nearly_settled) } else { self.roll(2_000) };
+        let on_the_wire = match self.take_delay(&self.next_write) {
+            Some(time) => time,
+            None => Duration::from_micros(on_the_wire),
+        };
         let inside = Arc::clone(&self.inside);
         let sent = tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_micros(on_the_wire)).await;
+            tokio::time::sleep(on_the_wire).await;
             write.run(inside).await
         });
         if lost {
@@ -242,7 +285,11 @@ impl Bulk for Wire {
 #[async_trait]
 impl Scan for Wire {
     async fn page(&self, range: &KeyRange<u64>, limit: usize) -> Result<Page<u64, String>> {
-        self.read(async |store| store.page(range, limit).await).await
+        let answer = self.read(async |store| store.page(range, limit).await).await;
+        if let Some(time) = self.take_delay(&self.next_page) {
+            tokio::time::sleep(time).await;
+        }
+        answer
     }
 
     async fn split(&self, parts: usize) -> Result<Vec<KeyRange<u64>>> {
