@@ -14,8 +14,10 @@ mod handover;
 mod pages;
 mod poison;
 mod reconcile;
+mod repair;
 mod shadow;
 mod shutdown;
+mod verify;
 
 pub use adapter::{
     Builder, CircuitSettings, DualWrite, Instances, Retry, Settings, ShadowSettings, WhenFull,
@@ -25,5 +27,7 @@ pub use disk_queue::{DiskQueue, DiskQueueBuilder, Durability};
 pub use handover::{Advanced, MoveRequest};
 pub use pages::{Health, HealthCheck, Job, LatencyProbe, PaceSettings, PageSettings};
 pub use reconcile::Safety;
+pub use repair::{Deletions, Repair, RepairReport, TaintReport};
 pub use shadow::ShadowCounts;
 pub use shutdown::ShutdownReport;
+pub use verify::{Differing, Sampled, Verify, VerifyReport};

@@ -115,6 +115,10 @@ impl<S: Store> PageWork for Load<S> {
         if self.leaves_token() { self.context.secondary().settle_time() } else { Duration::ZERO }
     }
 
+    fn found(&self, _content: &Self::Content) -> u64 {
+        0
+    }
+
     fn parked_rows(&self) -> u64 {
         self.counts.parked.load(Ordering::Relaxed)
     }

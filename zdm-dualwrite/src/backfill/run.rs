@@ -10,11 +10,9 @@ use super::load::{Counts, Load};
 use crate::adapter::DualWrite;
 use crate::handover::Backfilled;
 use crate::pages::{
-    HealthCheck, Job, PageContext, PageSettings, Place, Plan, Runner, check_cover, open_journal,
+    HealthCheck, Job, PageContext, PageSettings, Place, Plan, RANGES_PER_WORKER, Runner, check_cover,
+    open_journal,
 };
-
-/// Ranges per worker, so that a worker whose ranges turn out short takes over from others.
-const RANGES_PER_WORKER: usize = 4;
 
 /// Copies every record of the primary to the secondary while both are in use.
 ///
@@ -170,9 +168,7 @@ impl<S: Store + Clone> Backfill<S> {
         let work = Load { context: context.clone(), counts: Arc::clone(&counts) };
         let runner = Arc::new(Runner::new("backfill", &context, settings, work, journal, estimated));
         let began = clock.now();
-        let progress = Arc::clone(&runner);
-        let control = Arc::clone(&runner.control);
-        Ok(Job::spawn(control, Arc::new(move || progress.progress()), async move {
+        Ok(Job::spawn(&runner.clone(), async move {
             let operations = &context.dual_write.shared.operations;
             // A write that began before mirroring did leaves no entry, and could change a record behind us.
             operations.mirrored_since(operations.record().epoch).await;

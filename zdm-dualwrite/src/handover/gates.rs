@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use zdm_core::clock::UnixMillis;
 use zdm_core::phase::{Gate, GateCheck, GateReport, Move, Phase};
 use zdm_core::store::Store;
 
@@ -24,12 +25,18 @@ impl<S: Store + Clone> Shared<S> {
         GateReport { checks: planned.gates().iter().map(|gate| self.check_gate(*gate, planned)).collect() }
     }
 
+    fn since(&self, at: UnixMillis) -> Duration {
+        Duration::from_millis(self.clock.unix_millis().saturating_sub(at))
+    }
+
     fn check_gate(&self, gate: Gate, planned: &Move) -> GateCheck {
         let stats = self.queue.stats();
         let direction = planned.from.routing().direction;
         let (passed, value, needed) = match gate {
             Gate::BackfillComplete => match self.facts.backfilled() {
-                Some(fact) => (true, format!("done with {} rows", fact.rows), "done"),
+                Some(fact) => {
+                    (true, format!("done with {} rows, {:?} ago", fact.rows, self.since(fact.at)), "done")
+                }
                 None => (false, "not done in this process".to_owned(), "done"),
             },
             Gate::QueueKeepsUp => {
@@ -41,7 +48,12 @@ impl<S: Store + Clone> Shared<S> {
             Gate::Verified => match self.facts.verified() {
                 Some(fact) if Some(fact.direction) == direction => (
                     fact.mismatches == 0,
-                    format!("{} compared, {} mismatches", fact.compared, fact.mismatches),
+                    format!(
+                        "{} compared, {} mismatches, {:?} ago",
+                        fact.compared,
+                        fact.mismatches,
+                        self.since(fact.at)
+                    ),
                     "every key compared, 0 mismatches",
                 ),
                 _ => (false, "not verified in this process".to_owned(), "every key compared, 0 mismatches"),

@@ -11,8 +11,6 @@ use zdm_core::store::{Record, Store, StoreExt};
 use crate::adapter::{DualWrite, Shared};
 use crate::handover::TouchedSince;
 
-/// Keys that are compared once more while writes wait. With more of them, verify again first.
-const RECHECK_KEYS: usize = 50_000;
 const RECHECK_BATCH: usize = 500;
 
 /// A move of the phase, with what the audit record should know.
@@ -217,17 +215,19 @@ impl<S: Store + Clone> Shared<S> {
 
     /// Compares the keys that were touched since the last verification.
     async fn recheck(&self, direction: Direction, touched: &TouchedSince) -> Result<()> {
+        let too_much = || {
+            let message = format!(
+                "the handover was given up: more than {} keys, or a whole range, were touched since the last \
+                 verification; verify again and then hand over",
+                TouchedSince::MOST_KEYS
+            );
+            Error::new(Kind::Refused, message)
+        };
         let mut keys = Vec::new();
-        for TouchItem { span, .. } in touched.so_far() {
+        for TouchItem { span, .. } in touched.so_far().ok_or_else(too_much)? {
             match span {
-                Span::Key(key) if keys.len() < RECHECK_KEYS => keys.push(key.to_key::<S::Key>()?),
-                _ => {
-                    let message = format!(
-                        "the handover was given up: more than {RECHECK_KEYS} keys, or a whole range, were \
-                         touched since the last verification; verify again and then hand over"
-                    );
-                    return Err(Error::new(Kind::Refused, message));
-                }
+                Span::Key(key) => keys.push(key.to_key::<S::Key>()?),
+                Span::Range(_) => return Err(too_much()),
             }
         }
         let (primary, secondary) = self.sides(direction);

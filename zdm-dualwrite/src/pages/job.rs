@@ -7,8 +7,8 @@ use tokio::task::JoinHandle;
 use zdm_core::error::{Error, Kind, Result};
 use zdm_core::report::Progress;
 
-use super::LatencyProbe;
 use super::control::Control;
+use super::{LatencyProbe, PageWork, Runner};
 
 /// A page run under way: a backfill or a verification.
 ///
@@ -21,12 +21,13 @@ pub struct Job<R> {
 }
 
 impl<R: Send + 'static> Job<R> {
-    pub(crate) fn spawn(
-        control: Arc<Control>,
-        progress: Arc<dyn Fn() -> Progress + Send + Sync>,
+    /// Spawns `run`, which drives the runner.
+    pub(crate) fn spawn<W: PageWork>(
+        runner: &Arc<Runner<W>>,
         run: impl Future<Output = Result<R>> + Send + 'static,
     ) -> Self {
-        Self { control, progress, task: tokio::spawn(run) }
+        let (control, runner) = (Arc::clone(&runner.control), Arc::clone(runner));
+        Self { control, progress: Arc::new(move || runner.progress()), task: tokio::spawn(run) }
     }
 
     /// No page begins until [`resume`](Self::resume). Pages under way end.

@@ -119,9 +119,4 @@ impl Journal {
         stored.version = version;
         Ok(())
     }
-
-    /// Forgets the checkpoint: the run is over and another one begins anew.
-    pub(crate) async fn remove(&self) -> Result<()> {
-        self.place.store.remove(&self.place.job).await
-    }
 }

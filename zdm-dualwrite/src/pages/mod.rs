@@ -25,4 +25,4 @@ pub(crate) use journal::{Journal, Place};
 pub(crate) use plan::Plan;
 pub(crate) use runner::{PageWork, ReadPage, Runner};
 pub use settings::{PaceSettings, PageSettings};
-pub(crate) use start::{check_cover, open_journal};
+pub(crate) use start::{RANGES_PER_WORKER, check_cover, open_journal};

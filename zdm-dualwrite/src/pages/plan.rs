@@ -30,12 +30,15 @@ pub(crate) struct Slice {
     #[serde(with = "token_as_hex", default)]
     pub(crate) token: Option<KeyRange>,
     pub(crate) rows: u64,
+    /// Differences that a verification has confirmed.
+    #[serde(default)]
+    pub(crate) found: u64,
     pub(crate) done: bool,
 }
 
 impl Slice {
     fn new(range: KeyRange) -> Self {
-        Self { range, position: None, token: None, rows: 0, done: false }
+        Self { range, position: None, token: None, rows: 0, found: 0, done: false }
     }
 
     /// What is left of the range.
@@ -56,6 +59,10 @@ impl Plan {
 
     pub(crate) fn rows(&self) -> u64 {
         self.slices.iter().map(|slice| slice.rows).sum()
+    }
+
+    pub(crate) fn found(&self) -> u64 {
+        self.slices.iter().map(|slice| slice.found).sum()
     }
 
     pub(crate) fn is_done(&self) -> bool {

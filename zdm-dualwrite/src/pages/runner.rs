@@ -62,6 +62,9 @@ pub(crate) trait PageWork: Send + Sync + 'static {
     /// How long calls of an earlier run can still take effect.
     fn settle_time(&self) -> Duration;
 
+    /// Differences that were confirmed in a page that is finished.
+    fn found(&self, content: &Self::Content) -> u64;
+
     /// Rows that were set aside so far.
     fn parked_rows(&self) -> u64;
 }
@@ -299,6 +302,7 @@ impl<W: PageWork> Runner<W> {
                 }
                 slice.token = None;
                 slice.rows += page.rows as u64;
+                slice.found += self.work.found(&page.content);
                 slice.done = page.last;
             });
             match next {

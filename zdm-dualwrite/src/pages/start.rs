@@ -6,6 +6,9 @@ use zdm_core::queue::Direction;
 
 use super::{Journal, Place, Plan};
 
+/// Ranges per worker, so that a worker whose ranges turn out short takes over from others.
+pub(crate) const RANGES_PER_WORKER: usize = 4;
+
 /// How often a plan is loaded again because a run that has just been dropped stored once more.
 const TRIES: u32 = 5;
 

@@ -13,26 +13,26 @@ use zdm_core::error::{Error, Kind, Result};
 use zdm_core::key::KeyRange;
 use zdm_core::store::{Bulk, Capabilities, Change, Fenced, MemoryStore, Page, PageLoad, Scan, Stamp, Store};
 
-pub const SETTLE: Duration = Duration::from_millis(80);
+pub(crate) const SETTLE: Duration = Duration::from_millis(80);
 
 /// A process that can die: after a number of calls to anything outside it, every call hangs.
 #[derive(Debug)]
-pub struct Life {
+pub(crate) struct Life {
     calls: AtomicU64,
     ends_after: AtomicU64,
     dead: Notify,
 }
 
 impl Life {
-    pub fn immortal() -> Arc<Self> {
+    pub(crate) fn immortal() -> Arc<Self> {
         Self::of(u64::MAX)
     }
 
-    pub fn of(calls: u64) -> Arc<Self> {
+    pub(crate) fn of(calls: u64) -> Arc<Self> {
         Arc::new(Self { calls: AtomicU64::new(0), ends_after: AtomicU64::new(calls), dead: Notify::new() })
     }
 
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
@@ -44,25 +44,25 @@ impl Life {
         }
     }
 
-    pub async fn ends(&self) {
+    pub(crate) async fn ends(&self) {
         self.dead.notified().await;
     }
 }
 
 /// How a store behaves.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// Of a hundred writes, so many land late, after the caller has given up.
-    pub late: u8,
+    pub(crate) late: u8,
     /// Of a hundred calls, so many are refused as busy.
-    pub busy: u8,
+    pub(crate) busy: u8,
     /// Of a hundred calls, so many fail without saying whether they took effect.
-    pub unknown: u8,
+    pub(crate) unknown: u8,
 }
 
 /// A memory store behind a slow and unreliable wire.
 #[derive(Clone)]
-pub struct Wire {
+pub(crate) struct Wire {
     inside: Arc<MemoryStore<u64, String>>,
     rng: Arc<Mutex<fastrand::Rng>>,
     life: Arc<Mutex<Arc<Life>>>,
@@ -76,7 +76,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub fn new(inside: MemoryStore<u64, String>, seed: u64) -> Self {
+    pub(crate) fn new(inside: MemoryStore<u64, String>, seed: u64) -> Self {
         Self {
             inside: Arc::new(inside.with_settle_time(SETTLE)),
             rng: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
@@ -90,40 +90,40 @@ impl Wire {
     }
 
     /// The next write takes effect only after this time, even if nobody waits for it any more.
-    pub fn delay_next_write(&self, time: Duration) {
+    pub(crate) fn delay_next_write(&self, time: Duration) {
         *self.next_write.lock().unwrap() = Some(time);
     }
 
     /// The next page is read at once and its answer takes this time.
-    pub fn delay_next_page(&self, time: Duration) {
+    pub(crate) fn delay_next_page(&self, time: Duration) {
         *self.next_page.lock().unwrap() = Some(time);
     }
 
     /// Without delays of its own.
-    pub fn calm(mut self) -> Self {
+    pub(crate) fn calm(mut self) -> Self {
         self.calm = true;
         self
     }
 
     /// From now on the store belongs to another process.
-    pub fn belongs_to(&self, life: &Arc<Life>) {
+    pub(crate) fn belongs_to(&self, life: &Arc<Life>) {
         *self.life.lock().unwrap() = Arc::clone(life);
     }
 
-    pub fn set_faults(&self, faults: Faults) {
+    pub(crate) fn set_faults(&self, faults: Faults) {
         *self.faults.lock().unwrap() = faults;
     }
 
-    pub fn inside(&self) -> &MemoryStore<u64, String> {
+    pub(crate) fn inside(&self) -> &MemoryStore<u64, String> {
         &self.inside
     }
 
-    pub fn snapshot(&self) -> BTreeMap<u64, String> {
+    pub(crate) fn snapshot(&self) -> BTreeMap<u64, String> {
         self.inside.snapshot()
     }
 
     /// Waits until the call that was to be delayed is on its way.
-    pub async fn delayed(&self) {
+    pub(crate) async fn delayed(&self) {
         self.delayed.notified().await;
     }
 
@@ -195,7 +195,7 @@ impl Wire {
 
 /// A write that owns what it writes, so that it can outlive its caller.
 #[async_trait]
-pub trait AsyncWrite<T>: Send + 'static {
+pub(crate) trait AsyncWrite<T>: Send + 'static {
     async fn run(self, store: Arc<MemoryStore<u64, String>>) -> Result<T>;
 }
 
@@ -327,17 +327,17 @@ impl Fenced for Wire {
 
 /// Checkpoints behind the same kind of wire. A save that was sent takes effect.
 #[derive(Clone)]
-pub struct WireCheckpoints {
-    pub inside: Arc<MemoryCheckpoints>,
+pub(crate) struct WireCheckpoints {
+    pub(crate) inside: Arc<MemoryCheckpoints>,
     life: Arc<Mutex<Arc<Life>>>,
 }
 
 impl WireCheckpoints {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { inside: Arc::default(), life: Arc::new(Mutex::new(Life::immortal())) }
     }
 
-    pub fn belongs_to(&self, life: &Arc<Life>) {
+    pub(crate) fn belongs_to(&self, life: &Arc<Life>) {
         *self.life.lock().unwrap() = Arc::clone(life);
     }
 

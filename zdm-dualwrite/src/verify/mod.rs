@@ -1,0 +1,11 @@
+//! Comparing the two stores.
+
+mod compare;
+mod findings;
+mod run;
+mod second_look;
+mod walk;
+
+pub use findings::Differing;
+pub use run::{Sampled, Verify, VerifyReport};
+pub(crate) use walk::{Then, Walk};
