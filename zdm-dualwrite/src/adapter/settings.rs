@@ -196,7 +196,8 @@ mod tests {
 
     #[test]
     fn a_setting_out_of_bounds_is_named_with_its_bounds() {
-        let cases: [(&str, fn(&mut Settings)); 6] = [
+        type Spoil = fn(&mut Settings);
+        let cases: [(&str, Spoil); 6] = [
             ("name", |s| s.name.clear()),
             ("reconcile_workers", |s| s.reconcile_workers = 0),
             ("reconcile_batch_keys", |s| s.reconcile_batch_keys = 10_001),

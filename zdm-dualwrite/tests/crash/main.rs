@@ -4,11 +4,7 @@
 //! SQLite files, and says on its standard output what it is about to write and what was acknowledged.
 //! After each kill the next child goes on in the same folder. At the end one child drains.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that fails panics; the child reports by printing"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod child;
 
