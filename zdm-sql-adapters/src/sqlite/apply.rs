@@ -11,7 +11,7 @@ use zdm_core::key::KeyBytes;
 use super::TableStore;
 use super::arguments::{arguments, value};
 use super::classify::classify;
-use super::rows::RowMapping;
+use super::rows::{RowMapping, RowValues};
 use super::shape::{Affinity, Shape, Unique, quoted};
 use super::statements::Table;
 use crate::table::Value;
@@ -21,7 +21,7 @@ use crate::table::Value;
 pub(super) struct Batch {
     stride: usize,
     key_len: usize,
-    pub(super) puts: Vec<Value>,
+    pub(super) puts: RowValues,
     pub(super) deletes: Vec<Value>,
     /// The encoded keys: of the puts, then of the deletes.
     pub(super) keys: Vec<KeyBytes>,
@@ -30,12 +30,12 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn new(table: &Table) -> Self {
         let (stride, key_len) = (table.stride(), table.key_len);
-        Self { stride, key_len, puts: Vec::new(), deletes: Vec::new(), keys: Vec::new() }
+        Self { stride, key_len, puts: RowValues::default(), deletes: Vec::new(), keys: Vec::new() }
     }
 
     /// For each key whether it is deleted.
     pub(super) fn deleted(&self) -> impl Iterator<Item = bool> + use<> {
-        let (puts, deletes) = (self.puts.len() / self.stride, self.deletes.len() / self.key_len);
+        let (puts, deletes) = (self.puts.values.len() / self.stride, self.deletes.len() / self.key_len);
         std::iter::repeat_n(false, puts).chain(std::iter::repeat_n(true, deletes))
     }
 
@@ -44,7 +44,7 @@ impl Batch {
         if left_out.is_empty() {
             return self;
         }
-        let puts = self.puts.len() / self.stride;
+        let puts = self.puts.values.len() / self.stride;
         let keep = |keys: &[KeyBytes], values: Vec<Value>, stride: usize| -> Vec<Value> {
             let mut values = values.into_iter();
             let mut kept = Vec::with_capacity(values.len());
@@ -56,7 +56,7 @@ impl Batch {
         };
         let (put_keys, delete_keys) = self.keys.split_at(puts);
         Self {
-            puts: keep(put_keys, self.puts, self.stride),
+            puts: keep(put_keys, self.puts.values, self.stride).into(),
             deletes: keep(delete_keys, self.deletes, self.key_len),
             keys: self.keys.iter().filter(|key| !left_out.contains(*key)).cloned().collect(),
             ..self
@@ -68,8 +68,8 @@ impl Batch {
     /// Puts come before deletes: a row that leaves its parent must have left before the parent goes,
     /// or ON DELETE CASCADE would take it along.
     pub(super) async fn apply(self, connection: &mut SqliteConnection, table: &Table) -> Result<()> {
-        defer_foreign_keys(connection).await?;
-        upsert(connection, table, self.puts).await?;
+        defer_foreign_keys(connection, table).await?;
+        upsert(connection, table, self.puts.values).await?;
         let keys = self.deletes.len() / self.key_len;
         run(connection, table.deletes(keys), self.key_len, self.deletes)
             .await
@@ -83,12 +83,21 @@ impl Batch {
     }
 
     fn key_values(&self) -> impl Iterator<Item = &[Value]> {
-        self.puts.chunks(self.stride).map(|row| &row[..self.key_len]).chain(self.deletes.chunks(self.key_len))
+        self.puts
+            .values
+            .chunks(self.stride)
+            .map(|row| &row[..self.key_len])
+            .chain(self.deletes.chunks(self.key_len))
     }
 }
 
-/// Violations count at the COMMIT only, when all rows stand.
-pub(super) async fn defer_foreign_keys(connection: &mut SqliteConnection) -> Result<()> {
+/// Violations count at the COMMIT only, when all rows stand. Only where there are foreign keys: the pragma
+/// makes SQLite compile every statement of the connection again, which for large ones takes longer than
+/// running them.
+pub(super) async fn defer_foreign_keys(connection: &mut SqliteConnection, table: &Table) -> Result<()> {
+    if !table.shape.linked {
+        return Ok(());
+    }
     execute(connection, "PRAGMA defer_foreign_keys = ON").await
 }
 
@@ -131,9 +140,9 @@ impl<M: RowMapping> TableStore<M> {
         connection: &mut SqliteConnection,
         batch: Batch,
     ) -> Result<()> {
-        defer_foreign_keys(connection).await?;
+        defer_foreign_keys(connection, self.table()).await?;
         self.move_aside(connection, &batch).await?;
-        for row in batch.puts.chunks(batch.stride) {
+        for row in batch.puts.values.chunks(batch.stride) {
             self.put_row(connection, row.to_vec()).await?;
         }
         for key in batch.deletes.chunks(batch.key_len) {

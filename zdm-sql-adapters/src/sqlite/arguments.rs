@@ -7,7 +7,9 @@ use crate::table::Value;
 
 /// The values as the parameters of a statement.
 pub(super) fn arguments(values: impl IntoIterator<Item = Value>) -> Result<SqliteArguments> {
+    let values = values.into_iter();
     let mut arguments = SqliteArguments::default();
+    arguments.reserve(values.size_hint().0, 0);
     for value in values {
         let added = match value {
             Value::Null => arguments.add(None::<i64>),

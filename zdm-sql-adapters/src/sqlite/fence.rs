@@ -210,9 +210,9 @@ impl<M: RowMapping> TableStore<M> {
         let rejected = if with_care {
             self.load_with_care(connection, &range, &batch, &newer).await?
         } else {
-            super::apply::defer_foreign_keys(connection).await?;
+            super::apply::defer_foreign_keys(connection, table).await?;
             let batch = if superseded > 0 { batch.without(&newer) } else { batch };
-            upsert(connection, table, batch.puts).await?;
+            upsert(connection, table, batch.puts.values).await?;
             Vec::new()
         };
         Ok(Loaded { written: all - superseded - rejected.len() as u64, superseded, rejected })
@@ -262,14 +262,12 @@ impl<M: RowMapping> Fenced for TableStore<M> {
             if !range.contains(key) {
                 return Err(invalid(format!("the record {key:?} lies outside the page's range {range:?}")));
             }
-            let start = batch.puts.len();
             match self.inner.mapping.write(key, record, &mut batch.puts) {
                 Ok(()) => {
                     batch.keys.push(KeyBytes::of(key));
                     places.push(place);
                 }
                 Err(error) if error.kind() == Kind::Rejected => {
-                    batch.puts.truncate(start);
                     rejected.push((key.clone(), self.at_key(error, key)));
                 }
                 Err(error) => return Err(error),

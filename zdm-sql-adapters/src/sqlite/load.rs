@@ -27,14 +27,14 @@ impl<M: RowMapping> TableStore<M> {
         superseded: &HashSet<KeyBytes>,
     ) -> Result<Vec<(usize, Error)>> {
         let mut rejected: BTreeMap<usize, Error> = BTreeMap::new();
-        defer_foreign_keys(connection).await?;
+        defer_foreign_keys(connection, self.table()).await?;
         loop {
             savepoint(connection, "SAVEPOINT zdm_round").await?;
             let mut left_out = superseded.clone();
             left_out.extend(rejected.keys().map(|place| batch.keys[*place].clone()));
             let known = rejected.len();
             self.move_aside(connection, &batch.clone().without(&left_out)).await?;
-            for (place, row) in batch.puts.chunks(self.table().stride()).enumerate() {
+            for (place, row) in batch.puts.values.chunks(self.table().stride()).enumerate() {
                 if left_out.contains(&batch.keys[place]) {
                     continue;
                 }

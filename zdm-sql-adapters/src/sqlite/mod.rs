@@ -30,5 +30,5 @@ pub use classify::classify;
 pub use database::Sqlite;
 pub use options::{SqliteOptions, Synchronous};
 pub use queue::SqliteQueue;
-pub use rows::{Discovered, RowMapping, Typed};
+pub use rows::{Discovered, RowMapping, RowValues, Typed};
 pub use store::{SqliteRows, SqliteTable, TableStore};

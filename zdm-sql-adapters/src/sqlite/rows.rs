@@ -9,6 +9,19 @@ use zdm_core::store::Record;
 use super::shape::Shape;
 use crate::table::{DynKey, DynRow, RowReader, RowWriter, TableKey, TableMapping, Value};
 
+/// The values of whole rows, one behind the other, and room to put a row together.
+#[derive(Clone, Debug, Default)]
+pub struct RowValues {
+    pub(super) values: Vec<Value>,
+    row: Vec<Option<Value>>,
+}
+
+impl From<Vec<Value>> for RowValues {
+    fn from(values: Vec<Value>) -> Self {
+        Self { values, row: Vec::new() }
+    }
+}
+
 /// What a table store needs to know about its records. Sealed: [`Typed`] and [`Discovered`] have it.
 pub trait RowMapping: Send + Sync + 'static {
     /// What records are addressed by.
@@ -22,11 +35,11 @@ pub trait RowMapping: Send + Sync + 'static {
     /// The other columns.
     fn columns(&self) -> &[String];
 
-    /// Appends the values of the key's columns and of the others.
+    /// Appends the values of the key's columns and of the others. On an error `out` is as it was.
     ///
     /// # Errors
     /// Why the record has no place in the table.
-    fn write(&self, key: &Self::Key, record: &Self::Record, out: &mut Vec<Value>) -> Result<()>;
+    fn write(&self, key: &Self::Key, record: &Self::Record, out: &mut RowValues) -> Result<()>;
 
     /// The record of a key and the values of the other columns.
     ///
@@ -63,13 +76,15 @@ impl<M: TableMapping> RowMapping for Typed<M> {
         &self.columns
     }
 
-    fn write(&self, key: &M::Key, record: &M::Record, out: &mut Vec<Value>) -> Result<()> {
-        key_values(&self.table, self.key.len(), key, out)?;
-        let mut values = vec![None; self.columns.len()];
-        let mut row = RowWriter::new(&self.table, &self.columns, &mut values);
-        M::write(record, &mut row)?;
-        row.done()?;
-        out.extend(values.into_iter().flatten());
+    fn write(&self, key: &M::Key, record: &M::Record, out: &mut RowValues) -> Result<()> {
+        let RowValues { values, row } = out;
+        row.clear();
+        row.resize_with(self.columns.len(), || None);
+        let mut writer = RowWriter::new(&self.table, &self.columns, row);
+        M::write(record, &mut writer)?;
+        writer.done()?;
+        key_values(&self.table, self.key.len(), key, values)?;
+        values.extend(row.drain(..).flatten());
         Ok(())
     }
 
@@ -130,7 +145,7 @@ impl RowMapping for Discovered {
         &self.columns
     }
 
-    fn write(&self, key: &DynKey, row: &DynRow, out: &mut Vec<Value>) -> Result<()> {
+    fn write(&self, key: &DynKey, row: &DynRow, out: &mut RowValues) -> Result<()> {
         let table = &self.table;
         if row.columns() != &self.all {
             let message = format!(
@@ -140,28 +155,27 @@ impl RowMapping for Discovered {
             );
             return Err(Error::new(Kind::Rejected, message));
         }
+        if !row.key_is(key, &self.key) {
+            let message = format!("the row's own values of {} are not its key {key:?}", self.key.join(", "));
+            return Err(Error::new(Kind::Rejected, message));
+        }
+        if let Some(at) =
+            row.values().iter().position(|value| matches!(value, Value::Real(real) if real.is_nan()))
+        {
+            let message = format!("column {} of table {table}: NaN would be stored as NULL", self.all[at]);
+            return Err(Error::new(Kind::Rejected, message));
+        }
+        let out = &mut out.values;
         let start = out.len();
         out.resize(start + self.all.len(), Value::Null);
-        for ((origin, value), column) in self.origins.iter().zip(row.values()).zip(self.all.iter()) {
-            if matches!(value, Value::Real(real) if real.is_nan()) {
-                let message = format!("column {column} of table {table}: NaN would be stored as NULL");
-                return Err(Error::new(Kind::Rejected, message));
-            }
+        for (origin, value) in self.origins.iter().zip(row.values()) {
             let place = match origin {
                 Origin::Key(index) => *index,
                 Origin::Other(index) => self.key.len() + index,
             };
             out[start + place] = value.clone();
         }
-        let own = out[start..start + self.key.len()].iter().cloned();
-        match DynKey::new(own) {
-            Ok(own) if own == *key => Ok(()),
-            _ => {
-                let message =
-                    format!("the row's own values of {} are not its key {key:?}", self.key.join(", "));
-                Err(Error::new(Kind::Rejected, message))
-            }
-        }
+        Ok(())
     }
 
     fn read(&self, key: &DynKey, values: &mut [Value]) -> Result<DynRow> {

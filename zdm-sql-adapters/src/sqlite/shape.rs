@@ -72,6 +72,8 @@ pub(super) struct Shape {
     pub(super) columns: Vec<Column>,
     pub(super) uniques: Vec<Unique>,
     pub(super) foreign_keys: Vec<ForeignKey>,
+    /// Whether a foreign key, of this table or of another one, ties its rows to others.
+    pub(super) linked: bool,
     /// The column that is the rowid, which has no index of its own.
     pub(super) rowid: Option<String>,
     utf8: bool,
@@ -178,8 +180,15 @@ impl Shape {
                 _ => foreign_keys.push(ForeignKey { parent, columns: vec![(from, to)] }),
             }
         }
+        let linked: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema AS own, pragma_foreign_key_list(own.name) AS tie \
+             WHERE own.type = 'table' AND (own.name = ?1 COLLATE NOCASE OR tie.\"table\" = ?1 COLLATE NOCASE))",
+        )
+        .bind(table)
+        .fetch_one(&mut *connection)
+        .await?;
         let utf8 = encoding == "UTF-8";
-        Ok(Ok(Self { table: table.to_owned(), strict, columns, uniques, foreign_keys, rowid, utf8 }))
+        Ok(Ok(Self { table: table.to_owned(), strict, columns, uniques, foreign_keys, linked, rowid, utf8 }))
     }
 
     pub(super) fn column(&self, name: &str) -> Result<&Column> {

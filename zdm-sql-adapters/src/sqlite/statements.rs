@@ -8,8 +8,9 @@ use zdm_core::key::KeyRange;
 use super::packed;
 use super::shape::{Affinity, Column, Shape, Unique, quoted};
 
-/// SQLite takes 32,766 parameters; more rows than this in one statement gain nothing.
-const MOST_ROWS: usize = 512;
+/// More rows than this in one statement gain nothing.
+const MOST_ROWS: usize = 1024;
+/// What SQLite takes.
 const MOST_PARAMETERS: usize = 32_766;
 
 /// A table with the columns that a store reads and writes, and the statements for them.

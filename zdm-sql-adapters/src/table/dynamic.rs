@@ -44,6 +44,12 @@ impl DynRow {
         self.columns.iter().position(|name| name == column).map(|index| &self.values[index])
     }
 
+    /// Whether the row's values of the key's columns are the key.
+    pub(crate) fn key_is(&self, key: &DynKey, columns: &[String]) -> bool {
+        let own = columns.iter().map(|column| self.get(column).cloned().unwrap_or_default());
+        DynKey::new(own).is_ok_and(|own| own == *key)
+    }
+
     /// Sets the value of a column.
     ///
     /// # Errors
