@@ -23,6 +23,12 @@ if [ ${#selection[@]} -eq 0 ]; then
     selection=(--workspace)
 fi
 
+# The public suites of others lie beside the checkout, not in it.
+if [ -z "${ZDM_CONFORMANCE:-}" ] && [ -d ../shared/conformance ]; then
+    ZDM_CONFORMANCE=$(cd ../shared/conformance && pwd)
+    export ZDM_CONFORMANCE
+fi
+
 status=0
 cargo test --locked --no-fail-fast --all-features "${selection[@]}" || status=$?
 
