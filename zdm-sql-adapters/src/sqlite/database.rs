@@ -60,7 +60,8 @@ impl Sqlite {
                 Synchronous::Full => SqliteSynchronous::Full,
                 Synchronous::Normal => SqliteSynchronous::Normal,
             })
-            .pragma("cache_size", format!("-{}", options.cache_kib))
+            // The statements of a table come in powers of two, and there may be several tables.
+            .statement_cache_capacity(512)
             .disable_statement_logging();
         let connect = if options.wal { connect.journal_mode(SqliteJournalMode::Wal) } else { connect };
 
@@ -75,11 +76,13 @@ impl Sqlite {
                     Ok(())
                 })
             })
-            .connect_with(connect.clone())
+            .connect_with(connect.clone().pragma("cache_size", format!("-{}", options.cache_kib)))
             .await
             .map_err(|error| classify(error, &doing))?;
+        let cache = format!("-{}", options.cache_kib.min(2_048));
+        let connect = connect.create_if_missing(false).pragma("cache_size", cache).pragma("query_only", "1");
         let readers = pool(options.readers, options.write_timeout)
-            .connect_with(connect.create_if_missing(false).pragma("query_only", "1"))
+            .connect_with(connect)
             .await
             .map_err(|error| classify(error, &doing))?;
         Ok(Self { writer, readers, deadline, options: Arc::new(options) })

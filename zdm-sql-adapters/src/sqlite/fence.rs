@@ -18,8 +18,7 @@ use super::apply::{Batch, upsert};
 use super::classify::classify;
 use super::rows::RowMapping;
 use super::shape::invalid;
-
-const KEYS_AT_ONCE: usize = 500;
+use super::statements::pieces;
 
 pub(super) fn capability<M: RowMapping>(
     store: &TableStore<M>,
@@ -43,7 +42,7 @@ impl Sidecar<'_> {
     /// which keys had no record.
     async fn newer(&mut self, keys: &[KeyBytes]) -> Result<HashSet<KeyBytes>> {
         let mut newer = HashSet::new();
-        for chunk in keys.chunks(KEYS_AT_ONCE) {
+        for chunk in pieces(keys) {
             let marks = vec!["?"; chunk.len()].join(",");
             let sql =
                 format!("SELECT key FROM zdm_stamp WHERE table_name = ? AND stamp > ? AND key IN ({marks})");
@@ -89,7 +88,7 @@ impl Sidecar<'_> {
     }
 
     async fn note_keys(&mut self, keys: &[(KeyBytes, bool)]) -> Result<()> {
-        for chunk in keys.chunks(KEYS_AT_ONCE) {
+        for chunk in pieces(keys) {
             let rows = vec!["(?, ?, ?, ?)"; chunk.len()].join(",");
             let sql = format!(
                 "INSERT INTO zdm_stamp (table_name, key, stamp, deleted) VALUES {rows} \

@@ -106,7 +106,8 @@ impl SqliteOptions {
         self
     }
 
-    /// Page cache of each connection in KiB, from 64 to 1,048,576. Default: 8,192.
+    /// Page cache of the connection that writes, in KiB, from 64 to 1,048,576. Default: 8,192. Those that
+    /// read keep at most 2,048 each: the operating system has the same pages.
     #[must_use]
     pub const fn cache_kib(mut self, cache_kib: u32) -> Self {
         self.cache_kib = cache_kib;

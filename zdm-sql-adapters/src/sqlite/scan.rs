@@ -13,12 +13,9 @@ use super::arguments::{arguments, value};
 use super::classify::{classify, code_of};
 use super::packed::{self, Unpacked};
 use super::rows::RowMapping;
-use super::statements::Form;
+use super::statements::{Form, pieces};
 use super::store::null_key;
 use crate::table::Value;
-
-/// Keys that are read with one statement.
-const KEYS_AT_ONCE: usize = 512;
 
 impl<M: RowMapping> TableStore<M> {
     /// Reads rows in the cheapest form that is exact. `sql` makes the statement.
@@ -96,7 +93,7 @@ impl<M: RowMapping> TableStore<M> {
     pub(super) async fn read_many(&self, keys: &[M::Key]) -> Result<Vec<Option<M::Record>>> {
         let mut records: HashMap<M::Key, M::Record> = HashMap::with_capacity(keys.len());
         let mut connection = self.inner.db.reader().await?;
-        for chunk in keys.chunks(KEYS_AT_ONCE) {
+        for chunk in pieces(keys) {
             let mut parameters = Vec::new();
             for key in chunk {
                 parameters.append(&mut self.key_values(key)?);

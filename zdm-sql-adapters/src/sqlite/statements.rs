@@ -10,6 +10,8 @@ use super::shape::{Affinity, Column, Shape, Unique, quoted};
 
 /// More rows than this in one statement gain nothing.
 const MOST_ROWS: usize = 1024;
+/// Keys that are looked for with one statement.
+const MOST_KEYS: usize = 512;
 /// What SQLite takes.
 const MOST_PARAMETERS: usize = 32_766;
 
@@ -222,6 +224,17 @@ impl Table {
     pub(super) fn key_names(&self) -> String {
         names(self.key())
     }
+}
+
+/// Cuts items into pieces whose lengths are powers of two, so that statements for them come in few
+/// lengths and stay compiled.
+pub(super) fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let power = items.len().checked_ilog2()?;
+        let (piece, rest) = items.split_at((1 << power).min(MOST_KEYS));
+        items = rest;
+        Some(piece)
+    })
 }
 
 fn cut(statements: &[Arc<str>], rows: usize) -> impl Iterator<Item = (&Arc<str>, usize)> + Send {

@@ -10,7 +10,7 @@ use zdm_core::key::KeyRange;
 use zdm_core::store::{Bulk, Change, Fenced, Scan, Stamp, Store};
 use zdm_sql_adapters::sqlite::{Sqlite, SqliteTable};
 
-use crate::support::{USERS, User, rows, user, users};
+use crate::support::{USERS, User, database_with, rows, user, users};
 
 /// Polls a future `polls` times, with the time that its task needs in between, and drops it. Whether it
 /// was ready.
@@ -126,6 +126,22 @@ async fn a_begin_that_is_dropped_leaves_no_transaction_behind() {
             }
         }
     }
+}
+
+/// As a dropped `begin` leaves it behind: inside a transaction, and nobody knows.
+#[tokio::test]
+async fn a_connection_inside_a_stray_transaction_is_not_handed_out() {
+    let db = database_with(USERS, |options| options.readers(1)).await;
+    let table = SqliteTable::<User>::open(&db).await.unwrap();
+    let mut connection = db.readers().acquire().await.unwrap();
+    let mut stray = connection.begin().await.unwrap();
+    sqlx::query("SELECT * FROM users").fetch_all(&mut *stray).await.unwrap();
+    std::mem::forget(stray);
+    drop(connection);
+    // It would still see the table as it was when it began.
+    table.put(&1, &user(1, "a")).await.unwrap();
+    assert!(table.get(&1).await.unwrap().is_some());
+    assert!(!db.readers().acquire().await.unwrap().is_in_transaction());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

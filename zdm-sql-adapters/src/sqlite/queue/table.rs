@@ -7,8 +7,7 @@ use zdm_core::key::{KeyBytes, KeyRange};
 use zdm_core::queue::{Direction, Entry, EntryId, EntryState, Epoch, Taint, TaintId, Touch};
 
 use crate::sqlite::classify::classify;
-
-const ROWS_AT_ONCE: usize = 500;
+use crate::sqlite::statements::pieces;
 
 /// A change of the tables.
 #[derive(Debug)]
@@ -124,11 +123,11 @@ pub(super) async fn apply(connection: &mut SqliteConnection, records: &[Record])
         }
     }
     let puts: Vec<_> = entries.values().copied().flatten().collect();
-    for chunk in puts.chunks(ROWS_AT_ONCE) {
+    for chunk in pieces(&puts) {
         put_entries(connection, chunk).await?;
     }
     let removed: Vec<_> = entries.iter().filter(|(_, entry)| entry.is_none()).map(|(id, _)| *id).collect();
-    for chunk in removed.chunks(ROWS_AT_ONCE) {
+    for chunk in pieces(&removed) {
         let marks = vec!["?"; chunk.len()].join(",");
         let mut query =
             sqlx::query(AssertSqlSafe(format!("DELETE FROM zdm_queue_entry WHERE id IN ({marks})")));
