@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use zdm_core::checkpoint::{CheckpointStore, FileCheckpoints};
 use zdm_core::error::Kind;
-use zdm_core::phase::{Coordinator, FileCoordinator, Gate, Percent, Phase};
+use zdm_core::phase::{Coordinator, FileCoordinator, Percent, Phase};
 use zdm_core::report::{Event, Progress, RunState};
 use zdm_core::store::{DynStore, Store, StoreExt};
-use zdm_dualwrite::{Backfill, DiskQueue, DualWrite, Job, LatencyProbe, MoveRequest, PageSettings, Settings};
+use zdm_dualwrite::{Backfill, DiskQueue, DualWrite, Job, LatencyProbe, PageSettings, Settings, Verify};
 use zdm_sql_adapters::sqlite::{Sqlite, SqliteOptions, SqliteTable, Synchronous};
 use zdm_sql_adapters::table::TableMapping;
 
@@ -145,7 +145,7 @@ impl Migration {
     /// A move stays impossible for too long, or a store fails.
     pub async fn drive(&self, plan: &Plan, latencies: &Latencies) -> Result<()> {
         // What the gates ask for, this process has to see itself. A backfill that is complete ends at once.
-        let mut backfilled = false;
+        let (mut backfilled, mut verified) = (false, false);
         loop {
             let phase = self.enter(latencies);
             let next = match phase {
@@ -163,6 +163,10 @@ impl Migration {
                     if !backfilled {
                         self.backfill(None).await?;
                         backfilled = true;
+                    }
+                    if !verified {
+                        self.verify().await?;
+                        verified = true;
                     }
                     next_share(phase)?.map_or(Phase::Live, Phase::Ramp)
                 }
@@ -247,6 +251,18 @@ impl Migration {
         Ok(())
     }
 
+    /// Compares every row of both databases.
+    async fn verify(&self) -> Result<()> {
+        self.doing("verify");
+        let failed = || "the verification has failed".to_owned();
+        let job = Verify::new(&self.flights).start().await.doing(failed)?;
+        let report = self.watch(job).await.doing(failed)?;
+        let mut seen = lock(&self.seen);
+        seen.outcome.verified_rows += report.compared;
+        seen.outcome.verified_differences += report.mismatches;
+        Ok(())
+    }
+
     async fn watch<R: Send + 'static>(&self, job: Job<R>) -> zdm_core::Result<R> {
         while !job.is_finished() {
             lock(&self.seen).progress = job.progress();
@@ -273,10 +289,8 @@ impl Migration {
 
     async fn advance(&self, to: Phase) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        let request = MoveRequest::to(to).by("live-migration", "the next phase");
-        let request = request.overriding(Gate::Verified, "the checker compares every row at the end");
         loop {
-            match self.flights.advance_with(request.clone()).await {
+            match self.flights.advance(to).await {
                 Ok(_) => break,
                 // A gate does not pass yet, or writes would have waited too long. Nothing has changed.
                 Err(error)
