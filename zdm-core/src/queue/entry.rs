@@ -35,6 +35,17 @@ pub enum Direction {
     NewToOld,
 }
 
+impl Direction {
+    /// The other one.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        match self {
+            Self::OldToNew => Self::NewToOld,
+            Self::NewToOld => Self::OldToNew,
+        }
+    }
+}
+
 /// The identity of an entry within its queue. Greater ids were opened later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryId(pub u64);

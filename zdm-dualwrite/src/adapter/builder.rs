@@ -1,12 +1,11 @@
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zdm_core::clock::{Clock, SystemClock};
 use zdm_core::error::Result;
 use zdm_core::phase::{Coordinator, MemoryCoordinator, Phase};
-use zdm_core::queue::{Direction, EntryId, EntryState, MemoryQueue, WriteQueue};
+use zdm_core::queue::{EntryId, EntryState, MemoryQueue, WriteQueue};
 use zdm_core::report::{Observer, Observers};
 use zdm_core::store::Store;
 
@@ -15,7 +14,7 @@ use super::taint::TaintWindow;
 use super::{DualWrite, Owner, Settings, Shared};
 use crate::handover::Facts;
 use crate::poison::Poison;
-use crate::reconcile::{Circuit, Safety, spawn_workers};
+use crate::reconcile::{Circuit, spawn_workers};
 use crate::shadow::Shadow;
 
 /// Puts the parts of a [`DualWrite`] together. Made by [`DualWrite::builder`].
@@ -122,21 +121,13 @@ impl<S: Store + Clone> Builder<S> {
                 queue.raise_stamps_above(fenced.newest_stamp().await?).await?;
             }
         }
-        let settle_time = record.phase.routing().direction.map_or(Duration::ZERO, |direction| {
-            let (primary, secondary) = match direction {
-                Direction::OldToNew => (&self.old, &self.new),
-                Direction::NewToOld => (&self.new, &self.old),
-            };
-            match Safety::of(self.settings.instances, secondary) {
-                Safety::Fenced => primary.settle_time(),
-                Safety::Exclusive | Safety::Reread => primary.settle_time().max(secondary.settle_time()),
-            }
-        });
-        queue.recover(settle_time).await?;
-        let recovered = queue.entries(EntryState::Ambiguous, usize::MAX);
-        let recovered_up_to = recovered.last().map_or(EntryId(0), |entry| entry.id);
-        // An earlier process may have written in a phase without mirroring.
+        // Whatever an earlier process has sent to either store, it lands before the entries are claimed.
         let settle_time = self.old.settle_time().max(self.new.settle_time());
+        queue.recover(settle_time).await?;
+        let recovered =
+            [EntryState::Ambiguous, EntryState::Parked].map(|state| queue.entries(state, usize::MAX));
+        let recovered_up_to = recovered.iter().flatten().map(|entry| entry.id).max().unwrap_or(EntryId(0));
+        // An earlier process may have written in a phase without mirroring.
         let unmirrored_until = self.clock.now() + settle_time;
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
@@ -155,7 +146,7 @@ impl<S: Store + Clone> Builder<S> {
             facts: Facts::default(),
             moving: tokio::sync::Mutex::new(()),
             recovered_up_to,
-            attempted: Mutex::default(),
+            sent: Mutex::default(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         });

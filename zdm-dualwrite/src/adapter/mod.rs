@@ -12,13 +12,14 @@ pub use builder::Builder;
 pub use settings::{CircuitSettings, Instances, Retry, Settings, ShadowSettings, WhenFull};
 pub(crate) use write_path::in_cohort;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zdm_core::clock::Clock;
+use zdm_core::key::KeyBytes;
 use zdm_core::phase::{Coordinator, PhaseRecord, Side};
 use zdm_core::queue::{Direction, EntryId, QueueStats, WriteQueue};
 use zdm_core::report::Observers;
@@ -78,8 +79,8 @@ pub(crate) struct Shared<S> {
     pub(crate) moving: tokio::sync::Mutex<()>,
     /// Entries that an earlier process left have ids up to this one.
     pub(crate) recovered_up_to: EntryId,
-    /// With [`Safety::Reread`], entries whose keys were put and that have failed since.
-    pub(crate) attempted: Mutex<HashSet<EntryId>>,
+    /// Entries that failed, with the keys whose record was sent to the secondary before.
+    pub(crate) sent: Mutex<HashMap<EntryId, HashSet<KeyBytes>>>,
     /// Ends workers and background tasks.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,

@@ -33,7 +33,7 @@ impl<S: Store + Clone> DualWrite<S> {
         if routing.shadow_compare
             && let Ok(record) = &answer
         {
-            self.compare_in_background(key, record, from);
+            self.compare_in_background(key, record, from, routing.primary);
         }
         answer
     }

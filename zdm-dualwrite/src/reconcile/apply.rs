@@ -1,6 +1,6 @@
 //! Reading keys from the primary and writing them to the secondary, as few transactions as possible.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::time::Duration;
 
@@ -15,9 +15,6 @@ use super::decide::{Work, change_for, intent};
 use super::worker::Contact;
 use crate::adapter::Shared;
 
-/// The entries that could not be reconciled, each with the error that decides what becomes of it.
-pub(super) type Failures = HashMap<EntryId, Error>;
-
 /// How often a transaction that lost a race is repeated at once.
 const BUSY_TRIES: u32 = 4;
 /// How often a key is followed whose record changes under a re-read.
@@ -27,7 +24,37 @@ const REREAD_ROUNDS: usize = 8;
 pub(super) struct Outcome<K> {
     /// Keys that were not written, with the reason.
     pub(super) failed: Vec<(K, Error)>,
+    /// Keys whose record was sent to the secondary, whether it arrived or not.
+    pub(super) sent: BTreeSet<K>,
     pub(super) contact: Contact,
+}
+
+impl<K> Outcome<K> {
+    const fn new() -> Self {
+        Self { failed: Vec::new(), sent: BTreeSet::new(), contact: Contact::None }
+    }
+}
+
+/// The entries that could not be reconciled, each with the error that decides what becomes of it.
+pub(super) type Failures = HashMap<EntryId, Error>;
+
+/// What became of one claim.
+#[derive(Default)]
+pub(super) struct Reconciled {
+    pub(super) failures: Failures,
+    /// Failed entries with the keys whose record was sent to the secondary, and may be there.
+    pub(super) sent: HashMap<EntryId, HashSet<KeyBytes>>,
+}
+
+impl Reconciled {
+    /// Of several errors the one that parks wins, because trying again will not help; and one unknown outcome
+    /// makes the outcome of the entry unknown, whatever else failed.
+    fn fail(&mut self, entry: EntryId, error: &Error) {
+        let known = self.failures.get(&entry);
+        let unknown = [known, Some(error)].into_iter().flatten().any(|e| e.certainty() == Certainty::Unknown);
+        let kept = known.filter(|known| known.advice() == Advice::Park).unwrap_or(error).clone();
+        self.failures.insert(entry, if unknown { kept.unknown() } else { kept });
+    }
 }
 
 /// Changes that go into one transaction.
@@ -45,14 +72,16 @@ impl<S: Store + Clone> Shared<S> {
         stamp: Stamp,
         safety: Safety,
         work: Work<S::Key>,
-    ) -> (Failures, Contact) {
-        let mut failures = Failures::new();
+    ) -> (Reconciled, Contact) {
+        let mut reconciled = Reconciled::default();
         let mut contact = Contact::None;
         for range in &work.ranges {
-            let (result, seen) = self.reconcile_range(direction, stamp, safety, range).await;
+            let mut sent = BTreeSet::new();
+            let (result, seen) = self.reconcile_range(direction, stamp, safety, range, &mut sent).await;
             contact = worse(contact, seen);
             if let Err(error) = result {
-                failures.insert(range.entry, error);
+                reconciled.fail(range.entry, &error);
+                reconciled.sent.entry(range.entry).or_default().extend(sent.iter().map(KeyBytes::of));
             }
         }
         let wanted: BTreeMap<S::Key, bool> =
@@ -60,25 +89,24 @@ impl<S: Store + Clone> Shared<S> {
         let outcome = self.reconcile_keys(direction, stamp, safety, wanted).await;
         for (key, error) in outcome.failed {
             for entry in work.keys.get(&key).map(|of_key| of_key.entries.as_slice()).unwrap_or_default() {
-                // Of several errors the one that parks wins, because trying again will not help.
-                let parks = failures.get(entry).is_some_and(|known| known.advice() == Advice::Park);
-                if !parks {
-                    failures.insert(*entry, error.clone());
+                reconciled.fail(*entry, &error);
+                if outcome.sent.contains(&key) {
+                    reconciled.sent.entry(*entry).or_default().insert(KeyBytes::of(&key));
                 }
             }
         }
-        (failures, worse(contact, outcome.contact))
+        (reconciled, worse(contact, outcome.contact))
     }
 
     /// Brings keys into step; the value says whether a missing record is to be deleted.
-    async fn reconcile_keys(
+    pub(super) async fn reconcile_keys(
         &self,
         direction: Direction,
         stamp: Stamp,
         safety: Safety,
         mut wanted: BTreeMap<S::Key, bool>,
     ) -> Outcome<S::Key> {
-        let mut outcome = Outcome { failed: Vec::new(), contact: Contact::None };
+        let mut outcome = Outcome::new();
         for _ in 0..REREAD_ROUNDS {
             if wanted.is_empty() {
                 return outcome;
@@ -93,6 +121,7 @@ impl<S: Store + Clone> Shared<S> {
             }
             let applied = self.apply(direction, stamp, safety, &changes, &wanted).await;
             outcome.contact = worse(outcome.contact, applied.contact);
+            outcome.sent.extend(applied.sent);
             let failed: BTreeSet<&S::Key> = applied.failed.iter().map(|(key, _)| key).collect();
             changes.retain(|change| !failed.contains(change.key()));
             outcome.failed.extend(applied.failed);
@@ -108,7 +137,7 @@ impl<S: Store + Clone> Shared<S> {
 
     /// The keys whose record at the primary is not any more what was just written. Another instance may
     /// have written it; its own copy may have come before ours.
-    async fn changed_since(
+    pub(super) async fn changed_since(
         &self,
         direction: Direction,
         written: &[Change<S::Key, S::Record>],
@@ -185,7 +214,9 @@ impl<S: Store + Clone> Shared<S> {
     ) -> Outcome<S::Key> {
         let by_key: BTreeMap<&S::Key, &Change<S::Key, S::Record>> =
             changes.iter().map(|change| (change.key(), change)).collect();
-        let mut outcome = Outcome { failed: Vec::new(), contact: Contact::None };
+        let mut outcome = Outcome::new();
+        let puts = changes.iter().filter(|change| change.record().is_some());
+        outcome.sent.extend(puts.map(|change| change.key().clone()));
         let all: BTreeSet<S::Key> = by_key.keys().map(|key| (*key).clone()).collect();
         let mut groups = vec![Group { keys: all, fused: false }];
         let mut written: BTreeSet<S::Key> = BTreeSet::new();
@@ -250,6 +281,10 @@ impl<S: Store + Clone> Shared<S> {
             keys.insert(holder);
             return Regroup::Fused(Group { keys, fused: true });
         }
+        if wanted.contains_key(&holder) {
+            // Its record is gone at the primary, and the entry that says so is still to come.
+            return Regroup::Failed(error.clone().with_advice(Advice::RetryLater));
+        }
         let item = |key: &S::Key, intent: Intent| TouchItem { span: Span::Key(KeyBytes::of(key)), intent };
         let own = group.keys.iter().map(|key| item(key, intent(wanted.get(key).copied().unwrap_or(false))));
         // The holder may be gone at the primary: then its own entry says so, or verification finds it.
@@ -282,7 +317,15 @@ impl<S: Store + Clone> Shared<S> {
                 _ => self.in_time("writing to the secondary", secondary.apply_all(changes)).await,
             };
             match result {
-                Err(error) if error.advice() == Advice::RetryNow && tries < BUSY_TRIES => tries += 1,
+                // A try that may still land must not be followed at once, not even by itself: with the same
+                // stamp it would pass the fence again.
+                Err(error)
+                    if error.advice() == Advice::RetryNow
+                        && error.certainty() == Certainty::NotApplied
+                        && tries < BUSY_TRIES =>
+                {
+                    tries += 1;
+                }
                 result => return result,
             }
         }

@@ -33,26 +33,31 @@ pub(crate) struct RangeWork<K> {
     pub(crate) entry: EntryId,
 }
 
-/// Sorts the claimed entries by key. `seen` names entries whose record was seen at the primary before: its
-/// absence now is a deletion, whoever deleted it.
+/// Sorts the claimed entries by key. `sent` tells whether an entry is recovered or, given a key, whether its record
+/// was sent to the secondary before: its absence at the primary now is a deletion, whoever deleted it.
 ///
 /// # Errors
 /// `Kind::Damaged` when a key is not of the stores' type: the queue belongs to something else.
-pub(crate) fn work_of<K: Key>(entries: &[Entry], seen: impl Fn(EntryId) -> bool) -> Result<Work<K>> {
+pub(crate) fn work_of<K: Key>(
+    entries: &[Entry],
+    sent: impl Fn(EntryId, Option<&K>) -> bool,
+) -> Result<Work<K>> {
     let mut work = Work { keys: BTreeMap::new(), ranges: Vec::new() };
     for entry in entries {
         for item in entry.touch.items() {
             match &item.span {
                 Span::Key(key) => {
-                    let of_key: &mut KeyWork = work.keys.entry(key.to_key()?).or_default();
-                    of_key.may_delete |= item.intent.may_delete() || seen(entry.id);
+                    let key = key.to_key()?;
+                    let may_delete = item.intent.may_delete() || sent(entry.id, Some(&key));
+                    let of_key: &mut KeyWork = work.keys.entry(key).or_default();
+                    of_key.may_delete |= may_delete;
                     if !of_key.entries.contains(&entry.id) {
                         of_key.entries.push(entry.id);
                     }
                 }
                 Span::Range(range) => work.ranges.push(RangeWork {
                     range: range.decode()?,
-                    may_delete: item.intent.may_delete() || seen(entry.id),
+                    may_delete: item.intent.may_delete() || sent(entry.id, None),
                     entry: entry.id,
                 }),
             }

@@ -1,9 +1,9 @@
 //! Bringing a whole range into step: both sides are walked, because either may hold keys that the other
 //! does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use zdm_core::error::{Advice, Error, Kind, Result};
+use zdm_core::error::{Advice, Certainty, Error, Kind, Result};
 use zdm_core::key::{KeyBytes, KeyRange};
 use zdm_core::queue::{Direction, Intent, Span, Touch, TouchItem, WriteQueueExt};
 use zdm_core::store::{Change, Record, Scan, Stamp, Store};
@@ -23,12 +23,13 @@ impl<S: Store + Clone> Shared<S> {
         stamp: Stamp,
         safety: Safety,
         work: &RangeWork<S::Key>,
+        sent: &mut BTreeSet<S::Key>,
     ) -> (Result<()>, Contact) {
         let mut contact = Contact::None;
         let mut after = work.range.after.clone();
         loop {
             let rest = KeyRange { after, up_to: work.range.up_to.clone() };
-            let step = self.reconcile_step(direction, stamp, safety, &rest, work.may_delete).await;
+            let step = self.reconcile_step(direction, stamp, safety, &rest, work, sent).await;
             let (next, seen) = match step {
                 Ok(step) => step,
                 Err(error) => {
@@ -52,7 +53,8 @@ impl<S: Store + Clone> Shared<S> {
         stamp: Stamp,
         safety: Safety,
         rest: &KeyRange<S::Key>,
-        may_delete: bool,
+        work: &RangeWork<S::Key>,
+        sent: &mut BTreeSet<S::Key>,
     ) -> Result<(Option<S::Key>, Contact)> {
         let limit = self.settings.reconcile_batch_keys.max(2);
         let (primary, secondary) = self.sides(direction);
@@ -84,18 +86,29 @@ impl<S: Store + Clone> Shared<S> {
                 Err(error) => self.set_aside(direction, &key, &error).await?,
             }
         }
-        if may_delete {
-            changes.extend(theirs.into_keys().map(Change::Delete));
+        let may_delete = |key: &S::Key| work.may_delete || self.was_sent(work.entry, key);
+        changes.extend(theirs.into_keys().filter(|key| may_delete(key)).map(Change::Delete));
+        let wanted = changes.iter().map(|change| (change.key().clone(), may_delete(change.key()))).collect();
+        let mut outcome = self.apply(direction, stamp, safety, &changes, &wanted).await;
+        sent.extend(outcome.sent);
+        if safety == Safety::Reread {
+            let failed: BTreeSet<&S::Key> = outcome.failed.iter().map(|(key, _)| key).collect();
+            changes.retain(|change| !failed.contains(change.key()));
+            let changed = self.changed_since(direction, &changes, &mut outcome.failed).await;
+            let again = self.reconcile_keys(direction, stamp, safety, changed).await;
+            sent.extend(again.sent);
+            outcome.failed.extend(again.failed);
+            outcome.contact = worse(outcome.contact, again.contact);
         }
-        let wanted = changes.iter().map(|change| (change.key().clone(), may_delete)).collect();
-        let outcome = self.apply(direction, stamp, safety, &changes, &wanted).await;
+        if let Some((_, error)) = outcome.failed.iter().find(|(_, error)| stops(error)) {
+            return Err(error.clone());
+        }
         for (key, error) in outcome.failed {
             match error.advice() {
                 Advice::Park => self.set_aside(direction, &key, &error).await?,
-                Advice::RetryWhenStoreIsBack => return Err(error),
-                _ if error.certainty() == zdm_core::error::Certainty::Unknown => return Err(error),
                 _ => {
                     let span = Span::Key(KeyBytes::of(&key));
+                    let may_delete = may_delete(&key) || sent.contains(&key);
                     let touch = Touch::from_items([TouchItem { span, intent: intent(may_delete) }]);
                     if let Some(touch) = touch {
                         self.queue.mark(touch, self.operations.record().epoch, direction).await?;
@@ -115,6 +128,11 @@ impl<S: Store + Clone> Shared<S> {
         }
         Ok(())
     }
+}
+
+/// Whether the whole range must be tried again: its keys may still change, or none can be written now.
+fn stops(error: &Error) -> bool {
+    error.certainty() == Certainty::Unknown || error.advice() == Advice::RetryWhenStoreIsBack
 }
 
 fn walk<S: Store>(store: &S) -> Result<&dyn Scan<Key = S::Key, Record = S::Record>> {

@@ -4,12 +4,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::select;
-use zdm_core::error::{Advice, Error, Kind};
-use zdm_core::queue::{Claim, Direction, EntryId, WriteQueue};
+use zdm_core::error::{Advice, Certainty, Error, Kind};
+use zdm_core::key::KeyBytes;
+use zdm_core::queue::{Claim, Direction, Entry, EntryId, WriteQueue};
 use zdm_core::report::Event;
 use zdm_core::store::Store;
 
-use super::apply::Failures;
+use super::apply::{Failures, Reconciled};
 use super::circuit::{Permit, Turn};
 use super::decide::{Verdict, verdict, work_of};
 use super::retry::Backoff;
@@ -81,7 +82,13 @@ async fn run<S: Store + Clone>(shared: &Shared<S>, backoff: &Backoff) {
             Permit::Work => shared.settings.reconcile_batch_keys,
             Permit::Probe => 1,
         };
-        match shared.queue.claim(direction, keys).await {
+        let claim = match shared.queue.claim(direction, keys).await {
+            // A crash may bring back entries from before a handover: what was acknowledged then need not
+            // have been durable. They are reconciled in the direction of now.
+            Ok(None) => shared.queue.claim(direction.reversed(), keys).await,
+            claim => claim,
+        };
+        match claim {
             Ok(Some(claim)) => {
                 let contact = round(shared, direction, claim, backoff).await;
                 note_contact(shared, contact);
@@ -127,57 +134,81 @@ async fn round<S: Store + Clone>(
 ) -> Contact {
     let (_, secondary) = shared.sides(direction);
     let safety = shared.safety(direction);
-    let rest = match safety {
-        Safety::Fenced => Duration::ZERO,
-        Safety::Exclusive | Safety::Reread => secondary.settle_time(),
-    };
-    let mut held = Held { queue: &*shared.queue, ids: claim.ids(), rest };
-    if let Some(stray) = claim.entries.iter().find(|entry| entry.direction != direction) {
+    let settle_time = secondary.settle_time();
+    let mut held = Held { queue: &*shared.queue, ids: claim.ids(), rest: settle_time };
+    let recovered = |id: EntryId| id <= shared.recovered_up_to;
+    if let Some(stray) =
+        claim.entries.iter().find(|entry| entry.direction != direction && !recovered(entry.id))
+    {
         poison(
             shared,
             &format!("entry {:?} points {:?}, the phase {direction:?}", stray.id, stray.direction),
         );
         return Contact::None;
     }
-    // Where several queues hold one key, another instance may delete a record, mirror that and forget it
-    // between our read and our put. Whoever has put the record, or may have in an earlier process, must
-    // then delete it.
-    let seen =
-        |id: EntryId| safety == Safety::Reread && (id <= shared.recovered_up_to || shared.was_attempted(id));
-    let work = match work_of(&claim.entries, seen) {
+    // A record that was sent to the secondary may be there, or may yet arrive, although it is gone at the
+    // primary now, and the entry that says so may be another one, or another instance's, and done. Whoever has
+    // sent the record must then delete it; with a fence that leaves the tombstone which stops a late one. With
+    // several queues so must whoever may have sent it in an earlier process.
+    let sent = |id: EntryId, key: Option<&S::Key>| {
+        safety == Safety::Reread && recovered(id) || key.is_some_and(|key| shared.was_sent(id, key))
+    };
+    let work = match work_of(&claim.entries, sent) {
         Ok(work) => work,
         Err(error) => {
             poison(shared, &format!("the queue holds a key that is not one of these stores: {error}"));
             return Contact::None;
         }
     };
-    let (failures, contact) = shared.reconcile(direction, claim.stamp, safety, work).await;
+    let ranged: Vec<EntryId> = work.ranges.iter().map(|range| range.entry).collect();
+    let (reconciled, contact) = shared.reconcile(direction, claim.stamp, safety, work).await;
+    let failures = shared.note_sent(&claim.ids(), reconciled);
     let mut done = Vec::with_capacity(claim.entries.len());
-    if safety == Safety::Reread {
-        shared.note_attempts(&claim.ids(), &failures);
-    }
+    let mut unfit = Vec::new();
     for entry in &claim.entries {
         let Some(error) = failures.get(&entry.id) else {
             done.push(entry.id);
             continue;
         };
+        // The fence refuses what comes late for a key that was written since, and a range is not.
+        let fenced = safety == Safety::Fenced && !ranged.contains(&entry.id);
+        let rest = if fenced { Duration::ZERO } else { settle_time };
         match verdict(error, entry.attempts, shared.settings.retry.attempts, rest, backoff) {
             Verdict::Retry { delay, counts } => {
                 let text = counts.then(|| error.to_string());
                 shared.queue.retry_later(&[entry.id], delay, text.as_deref());
+                held.settle(&[entry.id]);
             }
-            Verdict::Park => {
-                shared.queue.park(&[entry.id], &error.to_string());
-                shared
-                    .observers
-                    .emit(&Event::EntryParked { id: entry.id, error: spent(error, entry.attempts) });
-            }
+            Verdict::Park => unfit.push((entry, error)),
         }
-        held.settle(&[entry.id]);
     }
     shared.queue.ack(&done);
     held.settle(&done);
+    park(shared, held, &unfit, settle_time).await;
     contact
+}
+
+/// Sets entries aside. A parked entry locks no key, and a later write takes it along, so what was sent for it
+/// must have settled before.
+async fn park<S: Store>(
+    shared: &Shared<S>,
+    mut held: Held<'_>,
+    unfit: &[(&Entry, &Error)],
+    settle_time: Duration,
+) {
+    if unfit.iter().any(|(_, error)| error.certainty() == Certainty::Unknown) {
+        select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(settle_time) => {}
+        }
+    }
+    for (entry, error) in unfit {
+        shared.queue.park(&[entry.id], &error.to_string());
+        held.settle(&[entry.id]);
+        let error = spent(error, entry.attempts);
+        shared.observers.emit(&Event::EntryParked { id: entry.id, error });
+    }
 }
 
 /// A retrier that gives up says so in its advice.
@@ -198,19 +229,21 @@ fn poison<S: Store>(shared: &Shared<S>, reason: &str) {
 }
 
 impl<S: Store> Shared<S> {
-    fn was_attempted(&self, id: EntryId) -> bool {
-        self.attempted.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    pub(super) fn was_sent(&self, id: EntryId, key: &S::Key) -> bool {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.get(&id).is_some_and(|keys| keys.contains(&KeyBytes::of(key)))
     }
 
-    /// Remembers the entries that stay, forgets those that go.
-    fn note_attempts(&self, ids: &[EntryId], failures: &Failures) {
-        let mut attempted = self.attempted.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Remembers what was sent for entries that stay, forgets those that go.
+    fn note_sent(&self, ids: &[EntryId], mut reconciled: Reconciled) -> Failures {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         for id in ids {
-            if failures.contains_key(id) {
-                attempted.insert(*id);
-            } else {
-                attempted.remove(id);
+            if !reconciled.failures.contains_key(id) {
+                sent.remove(id);
+            } else if let Some(now) = reconciled.sent.remove(id) {
+                sent.entry(*id).or_default().extend(now);
             }
         }
+        reconciled.failures
     }
 }

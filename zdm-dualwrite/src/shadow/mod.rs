@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
-use zdm_core::key::KeyBytes;
+use zdm_core::key::{KeyBytes, KeyRange};
 use zdm_core::phase::Side;
+use zdm_core::queue::{WatchId, WriteQueue};
 use zdm_core::report::{Event, Mismatch, MismatchCause};
 use zdm_core::store::{Record, Store};
 
@@ -39,6 +40,7 @@ enum Compared<R> {
     Same,
     InFlight,
     Failed,
+    /// The primary's record and the secondary's.
     Differs(Option<R>, Option<R>),
 }
 
@@ -73,7 +75,13 @@ impl<S: Store + Clone> DualWrite<S> {
     }
 
     /// Compares an answer with the other side's, if this read is in the sample and there is room.
-    pub(crate) fn compare_in_background(&self, key: &S::Key, answer: &Option<S::Record>, from: Side) {
+    pub(crate) fn compare_in_background(
+        &self,
+        key: &S::Key,
+        answer: &Option<S::Record>,
+        from: Side,
+        primary: Side,
+    ) {
         let shared = &self.shared;
         if !shared.shadow.drawn() {
             return;
@@ -88,7 +96,7 @@ impl<S: Store + Clone> DualWrite<S> {
             let limit = shared.shadow.settings.timeout;
             let compared = tokio::select! {
                 () = shared.stop.cancelled() => return,
-                compared = tokio::time::timeout(limit, shared.compare(&key, answer, from)) => compared,
+                compared = tokio::time::timeout(limit, shared.compare(&key, answer, from, primary)) => compared,
             };
             shared.report(&key, compared.unwrap_or(Compared::Failed));
             drop(permit);
@@ -97,7 +105,13 @@ impl<S: Store + Clone> DualWrite<S> {
 }
 
 impl<S: Store + Clone> Shared<S> {
-    async fn compare(&self, key: &S::Key, answer: Option<S::Record>, from: Side) -> Compared<S::Record> {
+    async fn compare(
+        &self,
+        key: &S::Key,
+        answer: Option<S::Record>,
+        from: Side,
+        primary: Side,
+    ) -> Compared<S::Record> {
         let bytes = KeyBytes::of(key);
         let Ok(other) = self.side(from.other()).get(key).await else { return Compared::Failed };
         if same(&answer, &other) {
@@ -107,22 +121,20 @@ impl<S: Store + Clone> Shared<S> {
             return Compared::InFlight;
         }
         // The key may have been written and mirrored between the two reads: only a second look at both
-        // sides, with the key clean before and after it, shows a difference that stays.
+        // sides, with the key clean before it and untouched during it, shows a difference that stays.
+        let touched = Watched { queue: &*self.queue, id: self.queue.watch(around(&bytes)) };
         let (Ok(first), Ok(second)) =
-            (self.side(from).get(key).await, self.side(from.other()).get(key).await)
+            (self.side(primary).get(key).await, self.side(primary.other()).get(key).await)
         else {
             return Compared::Failed;
         };
         if same(&first, &second) {
             return Compared::Same;
         }
-        if !self.queue.is_clean(&bytes) {
+        if !self.queue.is_clean(&bytes) || touched.has(&bytes) {
             return Compared::InFlight;
         }
-        match from {
-            Side::Old => Compared::Differs(first, second),
-            Side::New => Compared::Differs(second, first),
-        }
+        Compared::Differs(first, second)
     }
 
     fn report(&self, key: &S::Key, compared: Compared<S::Record>) {
@@ -135,9 +147,9 @@ impl<S: Store + Clone> Shared<S> {
                 Compared::Differs(..) => counts.mismatched += 1,
             }
         });
-        if let Compared::Differs(old, new) = compared {
-            let (cause, differences) = match (&old, &new) {
-                (Some(old), Some(new)) => (MismatchCause::Unexplained, old.differences(new)),
+        if let Compared::Differs(ours, theirs) = compared {
+            let (cause, differences) = match (&ours, &theirs) {
+                (Some(ours), Some(theirs)) => (MismatchCause::Unexplained, ours.differences(theirs)),
                 (Some(_), None) => (MismatchCause::Missing, Vec::new()),
                 (None, _) => (MismatchCause::Extra, Vec::new()),
             };
@@ -145,6 +157,36 @@ impl<S: Store + Clone> Shared<S> {
             self.observers.emit(&Event::MismatchFound { mismatch });
         }
     }
+}
+
+/// A watch that ends with the comparison, however that ends.
+struct Watched<'a> {
+    queue: &'a dyn WriteQueue,
+    id: WatchId,
+}
+
+impl Watched<'_> {
+    fn has(self, key: &KeyBytes) -> bool {
+        self.queue.unwatch(self.id).iter().any(|item| item.span.contains(key))
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        drop(self.queue.unwatch(self.id));
+    }
+}
+
+/// A range that holds the key and as few others as bytes can say.
+fn around(key: &KeyBytes) -> KeyRange<KeyBytes> {
+    let below = key.as_slice().split_last().map(|(last, head)| {
+        let mut below = KeyBytes::from_slice(head);
+        if let Some(less) = last.checked_sub(1) {
+            below.extend(&[less, 0xFF]);
+        }
+        below
+    });
+    KeyRange { after: below, up_to: Some(key.clone()) }
 }
 
 fn same<R: Record>(a: &Option<R>, b: &Option<R>) -> bool {
