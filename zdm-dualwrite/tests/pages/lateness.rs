@@ -7,7 +7,7 @@ use std::time::Duration;
 use zdm_core::phase::Phase;
 use zdm_core::queue::{MemoryQueue, WriteQueue};
 use zdm_core::store::{MemoryStore, Store};
-use zdm_dualwrite::{Backfill, BackfillReport, DualWrite, Job, PageSettings};
+use zdm_dualwrite::{Backfill, BackfillReport, DualWrite, Job, MoveRequest, PageSettings, Verify};
 
 use super::world::{SETTLE, Wire, WireCheckpoints};
 
@@ -149,5 +149,46 @@ async fn a_page_of_a_dropped_run_lands_before_its_range_is_reconciled() {
             assert!(report.complete && report.resumed);
             stage.check(&users).await;
         }
+    }
+}
+
+/// A page that was given up on must not land on a store that has become the primary.
+#[tokio::test(start_paused = true)]
+async fn the_primary_role_moves_only_after_pages_have_settled() {
+    for fenced in [false, true] {
+        let stage = Stage::new(fenced).await;
+        let users = stage.process().await;
+        stage.new.delay_next_write(Duration::from_millis(70));
+        let job = stage.backfill(&users).await;
+        stage.new.delayed().await;
+        drop(job);
+        for phase in [Phase::Shadow, Phase::Live] {
+            let mut request = MoveRequest::to(phase);
+            for check in users.gates(phase).unwrap().checks {
+                request = request.overriding(check.gate, "a test");
+            }
+            users.advance_with(request).await.unwrap();
+        }
+        users.put(&2, &"written to the new primary".to_owned()).await.unwrap();
+        tokio::time::sleep(SETTLE * 2).await;
+        assert_eq!(stage.new.snapshot()[&2], "written to the new primary", "fenced: {fenced}");
+    }
+}
+
+/// The record changes on both sides between the two reads of a second look.
+#[tokio::test(start_paused = true)]
+async fn a_write_between_the_reads_of_a_second_look_is_not_a_difference() {
+    for fenced in [false, true] {
+        let stage = Stage::new(fenced).await;
+        let users = stage.process().await;
+        let report = stage.backfill(&users).await.wait().await.unwrap();
+        assert!(report.complete);
+        stage.new.delay_next_get(Duration::from_millis(15));
+        let look = tokio::spawn(Verify::new(&users).keys([2]));
+        stage.new.delayed().await;
+        users.put(&2, &"second".to_owned()).await.unwrap();
+        users.drained().await;
+        let report = look.await.unwrap().unwrap();
+        assert_eq!((report.mismatches, report.in_flight), (0, 0), "{report:?}");
     }
 }

@@ -71,6 +71,8 @@ pub(crate) struct Wire {
     next_write: Arc<Mutex<Option<Duration>>>,
     /// How long the answer to the next page read is on its way, after the records were read.
     next_page: Arc<Mutex<Option<Duration>>>,
+    /// How long the next read of keys is on its way before it reads.
+    next_get: Arc<Mutex<Option<Duration>>>,
     delayed: Arc<Notify>,
     calm: bool,
 }
@@ -84,6 +86,7 @@ impl Wire {
             faults: Arc::default(),
             next_write: Arc::default(),
             next_page: Arc::default(),
+            next_get: Arc::default(),
             delayed: Arc::default(),
             calm: false,
         }
@@ -120,6 +123,11 @@ impl Wire {
 
     pub(crate) fn snapshot(&self) -> BTreeMap<u64, String> {
         self.inside.snapshot()
+    }
+
+    /// The next read of several keys reads only after this time.
+    pub(crate) fn delay_next_get(&self, time: Duration) {
+        *self.next_get.lock().unwrap() = Some(time);
     }
 
     /// Waits until the call that was to be delayed is on its way.
@@ -274,6 +282,9 @@ impl Store for Wire {
 #[async_trait]
 impl Bulk for Wire {
     async fn get_many(&self, keys: &[u64]) -> Result<Vec<Option<String>>> {
+        if let Some(time) = self.take_delay(&self.next_get) {
+            tokio::time::sleep(time).await;
+        }
         self.read(async |store| store.get_many(keys).await).await
     }
 
