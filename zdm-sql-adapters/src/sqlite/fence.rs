@@ -23,7 +23,7 @@ use super::statements::pieces;
 pub(super) fn capability<M: RowMapping>(
     store: &TableStore<M>,
 ) -> Option<&dyn Fenced<Key = M::Key, Record = M::Record>> {
-    store.inner.fenced.then_some(store)
+    store.fenced.then_some(store)
 }
 
 /// The stamps of one table, within a transaction.

@@ -2,8 +2,8 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 use zdm_core::error::{Error, Kind, Result};
 
-use super::Sqlite;
 use super::classify::classify;
+use super::{Sqlite, queue};
 
 /// The numbered steps of the bookkeeping schema. A released step is never edited.
 const STEPS: [&str; 3] = [
@@ -50,17 +50,19 @@ impl Sqlite {
         sql
     }
 
-    /// Drops the bookkeeping tables. For the end of a migration: stamps, checkpoints and pending entries
-    /// are gone.
+    /// Removes the bookkeeping, and leaves nothing behind. For the end of a migration: stamps, checkpoints
+    /// and pending entries are gone.
     ///
     /// # Errors
-    /// Whatever SQLite says; then all of them stand.
+    /// `Kind::Owned` when a queue in the file is open; else whatever SQLite says. Then all of it stands.
     ///
     /// # Cancel safety
     /// As [`write`](Self::write).
     pub async fn remove_schema(&self) -> Result<()> {
+        let lock = queue::lock(self.path().to_owned()).await?;
         let drops: String = TABLES.iter().map(|table| format!("DROP TABLE IF EXISTS {table};\n")).collect();
-        self.execute(drops).await
+        self.execute(drops).await?;
+        lock.remove()
     }
 }
 

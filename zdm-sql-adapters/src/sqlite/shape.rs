@@ -87,14 +87,15 @@ impl Shape {
     }
 
     async fn query(connection: &mut SqliteConnection, table: &str) -> sqlx::Result<Result<Self>> {
-        let kind: Option<(String, bool, bool)> =
-            sqlx::query_as("SELECT type, wr, strict FROM pragma_table_list(?) WHERE schema = 'main'")
+        let kind: Option<(String, String, bool, bool)> =
+            sqlx::query_as("SELECT name, type, wr, strict FROM pragma_table_list(?) WHERE schema = 'main'")
                 .bind(table)
                 .fetch_optional(&mut *connection)
                 .await?;
-        let (without_rowid, strict) = match kind {
-            Some((kind, without_rowid, strict)) if kind == "table" => (without_rowid, strict),
-            Some((kind, ..)) => return Ok(Err(invalid(format!("{table} is a {kind}, not a table")))),
+        // The name as it was declared: `Users` and `users` are one table with one set of stamps.
+        let (table, without_rowid, strict) = match kind {
+            Some((name, kind, without_rowid, strict)) if kind == "table" => (name, without_rowid, strict),
+            Some((_, kind, ..)) => return Ok(Err(invalid(format!("{table} is a {kind}, not a table")))),
             None => {
                 let tables: Vec<String> = sqlx::query_scalar(
                     "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
@@ -110,7 +111,7 @@ impl Shape {
         let rows: Vec<(String, String, bool, i64, i64)> = sqlx::query_as(
             "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid",
         )
-        .bind(table)
+        .bind(&table)
         .fetch_all(&mut *connection)
         .await?;
         let mut primary: Vec<_> = rows.iter().filter(|row| row.3 > 0).collect();
@@ -127,7 +128,7 @@ impl Shape {
                 affinity: Affinity::of(declared),
                 not_null: *not_null || rowid.as_ref() == Some(name) || (without_rowid && *pk > 0),
                 generated: *hidden > 1,
-                binary: compares_bytes(connection, table, name).await?,
+                binary: compares_bytes(connection, &table, name).await?,
             });
         }
 
@@ -136,7 +137,7 @@ impl Shape {
         let indexes: Vec<(String, String, bool)> = sqlx::query_as(
             "SELECT name, origin, partial FROM pragma_index_list(?) WHERE \"unique\" ORDER BY origin = 'pk' DESC, seq DESC",
         )
-        .bind(table)
+        .bind(&table)
         .fetch_all(&mut *connection)
         .await?;
         let rowid = rowid.filter(|_| !indexes.iter().any(|(_, origin, _)| origin == "pk"));
@@ -169,7 +170,7 @@ impl Shape {
              (SELECT name FROM pragma_table_info(\"table\") WHERE pk = seq + 1)) \
              FROM pragma_foreign_key_list(?) ORDER BY id, seq",
         )
-        .bind(table)
+        .bind(&table)
         .fetch_all(&mut *connection)
         .await?;
         for (seq, parent, from, to) in references {
@@ -184,11 +185,11 @@ impl Shape {
             "SELECT EXISTS (SELECT 1 FROM sqlite_schema AS own, pragma_foreign_key_list(own.name) AS tie \
              WHERE own.type = 'table' AND (own.name = ?1 COLLATE NOCASE OR tie.\"table\" = ?1 COLLATE NOCASE))",
         )
-        .bind(table)
+        .bind(&table)
         .fetch_one(&mut *connection)
         .await?;
         let utf8 = encoding == "UTF-8";
-        Ok(Ok(Self { table: table.to_owned(), strict, columns, uniques, foreign_keys, linked, rowid, utf8 }))
+        Ok(Ok(Self { table, strict, columns, uniques, foreign_keys, linked, rowid, utf8 }))
     }
 
     pub(super) fn column(&self, name: &str) -> Result<&Column> {

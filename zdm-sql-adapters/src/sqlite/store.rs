@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,6 +37,7 @@ pub type SqliteRows = TableStore<Discovered>;
 /// - NaN is refused, because SQLite would store NULL. The sign of a zero may be lost.
 pub struct TableStore<M> {
     pub(super) inner: Arc<Inner<M>>,
+    pub(super) fenced: bool,
 }
 
 pub(super) struct Inner<M> {
@@ -43,13 +45,12 @@ pub(super) struct Inner<M> {
     pub(super) table: Arc<Table>,
     pub(super) mapping: M,
     /// Whether pages are read with every column guarded: some row needed it.
-    pub(super) exact: std::sync::atomic::AtomicBool,
-    pub(super) fenced: bool,
+    pub(super) exact: AtomicBool,
 }
 
 impl<M> Clone for TableStore<M> {
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner) }
+        Self { inner: Arc::clone(&self.inner), fenced: self.fenced }
     }
 }
 
@@ -123,9 +124,9 @@ impl<M: RowMapping> TableStore<M> {
                 return Err(null_key(&table));
             }
         }
-        let exact = std::sync::atomic::AtomicBool::new(false);
-        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping, exact, fenced: false };
-        Ok(Self { inner: Arc::new(inner) })
+        let exact = AtomicBool::new(false);
+        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping, exact };
+        Ok(Self { inner: Arc::new(inner), fenced: false })
     }
 
     /// This table with the fence: late writes are refused. Creates the bookkeeping tables if they are not
@@ -135,11 +136,7 @@ impl<M: RowMapping> TableStore<M> {
     /// As [`Sqlite::ensure_schema`].
     pub async fn with_fence(self) -> Result<Self> {
         self.inner.db.ensure_schema().await?;
-        let Inner { db, table, mapping, exact, .. } = match Arc::try_unwrap(self.inner) {
-            Ok(inner) => inner,
-            Err(_) => return Err(invalid("the fence must be chosen before the table is cloned".to_owned())),
-        };
-        Ok(Self { inner: Arc::new(Inner { db, table, mapping, exact, fenced: true }) })
+        Ok(Self { fenced: true, ..self })
     }
 
     /// The database.

@@ -50,7 +50,15 @@ async fn a_queue_has_one_owner_and_one_migration() {
     let error = SqliteQueue::open(&db, "a to c").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Damaged);
     assert!(error.to_string().contains("a to b") && error.to_string().contains("a to c"), "{error}");
-    SqliteQueue::open(&db, "a to b").await.unwrap();
+    let queue = SqliteQueue::open(&db, "a to b").await.unwrap();
+    assert_eq!(db.remove_schema().await.unwrap_err().kind(), Kind::Owned);
+    queue.close().await.unwrap();
+    db.remove_schema().await.unwrap();
+    let left: Vec<_> = std::fs::read_dir(db.path().parent().unwrap())
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("zdm-queue")), "{left:?}");
 
     let weak = SqliteOptions::new(db.path()).synchronous(Synchronous::Normal).open().await.unwrap();
     let error = SqliteQueue::open(&weak, "a to b").await.unwrap_err();

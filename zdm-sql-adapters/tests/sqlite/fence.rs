@@ -157,6 +157,9 @@ async fn tables_share_the_bookkeeping_and_removal_leaves_nothing_behind() {
     let row = DynRow::new(a.columns().clone(), vec![Value::Integer(1)]).unwrap();
     a.apply_if_newer(Stamp(7), &[Change::Put(key.clone(), row.clone())]).await.unwrap();
     assert_eq!(b.newest_stamp().await.unwrap(), Stamp(0));
+    // Another spelling of the name is the same table.
+    let again = SqliteRows::discover(&db, "A").await.unwrap().with_fence().await.unwrap();
+    assert_eq!(again.newest_stamp().await.unwrap(), Stamp(7));
     assert_eq!(b.apply_if_newer(Stamp(1), &[Change::Put(key, row)]).await.unwrap(), 0);
     db.ensure_schema().await.unwrap();
     db.remove_schema().await.unwrap();

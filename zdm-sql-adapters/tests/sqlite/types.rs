@@ -136,6 +136,29 @@ async fn columns_that_hold_what_they_were_not_declared_for_are_exact() {
     assert_eq!(again.fetch_all(db.readers()).await.unwrap(), stored);
 }
 
+/// What compares equal in SQLite is not always the same value.
+#[tokio::test]
+async fn a_put_replaces_what_only_compares_equal() {
+    let db = database("CREATE TABLE things (id INTEGER PRIMARY KEY, a, t TEXT COLLATE NOCASE)").await;
+    let things = SqliteRows::discover(&db, "things").await.unwrap();
+    let key = DynKey::new([Value::Integer(1)]).unwrap();
+    let row = |a: Value, t: &str| {
+        DynRow::new(things.columns().clone(), vec![Value::Integer(1), a, Value::Text(t.to_owned())]).unwrap()
+    };
+    let rows = [
+        row(Value::Integer(1), "a"),
+        row(Value::Real(1.0), "a"),
+        row(Value::Integer(1), "A"),
+        row(Value::Null, "A"),
+        row(Value::Text("1".to_owned()), "A"),
+        row(Value::Blob(b"1".to_vec()), "A"),
+    ];
+    for row in &rows {
+        things.put(&key, row).await.unwrap();
+        assert_eq!(things.get(&key).await.unwrap().as_ref(), Some(row));
+    }
+}
+
 #[tokio::test]
 async fn floats_come_back_bit_by_bit() {
     let (db, table) = users(USERS).await;

@@ -8,7 +8,9 @@
 //! Entries that are opened at the same time are committed together.
 
 mod commit;
+mod lock;
 mod table;
 mod write_queue;
 
+pub(super) use lock::lock;
 pub use write_queue::SqliteQueue;

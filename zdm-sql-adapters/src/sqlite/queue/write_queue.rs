@@ -1,6 +1,5 @@
 use std::fmt;
-use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,14 +16,13 @@ use zdm_core::queue::{
 use zdm_core::store::Stamp;
 
 use super::commit::Commit;
+use super::lock::lock;
 use super::table::{self, Record};
 use crate::sqlite::shape::invalid;
 use crate::sqlite::{Sqlite, Synchronous};
 
 /// Stamps that are set aside with one transaction. A restart skips what is left of them.
 const STAMPS_AT_ONCE: u64 = 1 << 20;
-const LOCK_ATTEMPTS: u32 = 50;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A durable queue in tables of a SQLite file, for one process.
 ///
@@ -189,38 +187,6 @@ impl SqliteQueue {
         stamps.durable = stamps.durable.max(below);
         Ok(())
     }
-}
-
-/// Takes the file beside the database that only one process holds. It goes with the process.
-async fn lock(database: PathBuf) -> Result<File> {
-    let ended = |error| Error::new(Kind::Stopped, "the runtime shuts down").with_source(error).not_applied();
-    tokio::task::spawn_blocking(move || lock_blocking(&database)).await.map_err(ended)?
-}
-
-fn lock_blocking(database: &Path) -> Result<File> {
-    let mut path = database.as_os_str().to_owned();
-    path.push(".zdm-queue-lock");
-    let path = PathBuf::from(path);
-    let unavailable = |error: std::io::Error| {
-        let message = format!("the lock file {} cannot be taken", path.display());
-        Error::new(Kind::Unavailable, message).with_source(error).not_applied()
-    };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(unavailable)?;
-    // A queue that was dropped without being closed lets go when its last order is carried out.
-    for attempt in 0..LOCK_ATTEMPTS {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if attempt + 1 < LOCK_ATTEMPTS => std::thread::sleep(LOCK_PAUSE),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => return Err(unavailable(error)),
-        }
-    }
-    let message = format!(
-        "the queue in {} is open already, here or in another process: one process works on a queue; stop the other \
-         one first",
-        database.display()
-    );
-    Err(Error::new(Kind::Owned, message))
 }
 
 impl fmt::Debug for SqliteQueue {
