@@ -1,7 +1,5 @@
 //! What one mirrored write allocates beyond the call that it wraps.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails panics")]
-
 use std::sync::Arc;
 
 use allocation_counter::measure;
