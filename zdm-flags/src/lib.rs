@@ -50,6 +50,8 @@ mod exposure;
 mod handle;
 mod in_code;
 mod lint;
+#[cfg(feature = "open-feature")]
+pub mod open_feature;
 mod phase_flag;
 mod snapshot;
 pub mod source;

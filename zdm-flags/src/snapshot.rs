@@ -198,7 +198,7 @@ impl Snapshot {
     }
 
     /// Evaluates and remembers what decided.
-    fn decided<'s, V>(
+    pub(crate) fn decided<'s, V>(
         &'s self,
         key: &str,
         cx: &'s Context<'s>,

@@ -311,6 +311,10 @@ impl Writer {
     fn save(&mut self) {
         let Some(path) = &self.last_good else { return };
         let sources = self.health.len() - 1;
+        // A copy that lacks a source must not take the place of one that has it.
+        if self.layers.iter().skip(1).take(sources).any(Option::is_none) {
+            return;
+        }
         let layers = self.health.iter().zip(&self.layers[1..]).take(sources);
         let kept = layers.filter_map(|(health, layer)| Some((health.name.as_str(), layer.as_ref()?)));
         self.last_good_error = last_good::write(path, kept).err().map(|error| error.to_string());

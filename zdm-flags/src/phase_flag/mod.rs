@@ -19,7 +19,7 @@
 //! For each variant the share of subjects at or past it, linear between the points, constant before the
 //! first and after the last. Times are in UTC, or in seconds since 1970. A ramp is what happens where the
 //! targeting chooses nothing; whom it has not reached yet gets the default variant. It works for any flag;
-//! for phase flags the same proof covers all times from the load on.
+//! for phase flags the same proof covers the 20 years from the load on.
 
 mod axis;
 mod ceiling;

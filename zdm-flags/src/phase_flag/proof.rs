@@ -10,6 +10,10 @@ use super::shape::{PhaseShape, Spread};
 /// How many pairs of branches are looked at before a proof gives up.
 const MOST_PAIRS: usize = 20_000;
 
+/// How far ahead schedules are proved, in seconds: 20 years. A weight that grows with the time goes out of
+/// range one day, and flagd then lets it count for nothing.
+pub(crate) const HORIZON: i64 = 20 * 366 * 86_400;
+
 /// What the code does where the file says nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
@@ -33,7 +37,10 @@ pub(crate) fn check_schedule(shape: &PhaseShape, rollback: bool, now: i64) -> Ve
     let mut bends = Vec::new();
     shape.bends(&mut bends);
     let mut times = vec![now];
-    times.extend(bends.iter().flat_map(|bend| [bend - 1, *bend, bend + 1]).filter(|time| *time > now));
+    let ahead = now + 1..=now.saturating_add(HORIZON);
+    times.extend(
+        bends.iter().flat_map(|bend| [bend - 1, *bend, bend + 1]).filter(|time| ahead.contains(time)),
+    );
     times.sort_unstable();
     times.dedup();
     let mut messages = Vec::new();

@@ -137,9 +137,10 @@ impl Leaf {
     /// than two phases share a total that changes.
     fn is_uneven(&self, now: i64) -> bool {
         let Form::Buckets(buckets) = &self.form else { return false };
-        let mut times = vec![now, LATEST];
+        let end = now.saturating_add(proof::HORIZON);
+        let mut times = vec![now, end];
         self.bends(&mut times);
-        times.retain(|time| *time >= now);
+        times.retain(|time| (now..=end).contains(time));
         times.sort_unstable();
         times.windows(2).any(|pair| {
             let middle = pair[0] + (pair[1] - pair[0]) / 2;
