@@ -2,11 +2,15 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::ledger::Ledger;
 use super::load::load;
 use super::options::{Options, TemporaryDirectory};
 use super::{Doing, FLIGHTS_IN_2013, Failure, Result};
+
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The files of one migration. They stay locked while this lives.
 #[derive(Debug)]
@@ -44,7 +48,16 @@ impl Files {
         let failed = || format!("the directory {} cannot be used", dir.display());
         std::fs::create_dir_all(&dir).doing(failed)?;
         let file = OpenOptions::new().create(true).append(true).open(dir.join("lock")).doing(failed)?;
-        match file.try_lock() {
+        let mut locked = file.try_lock();
+        // A process that was just killed may need a moment to go.
+        for _ in 0..LOCK_TRIES {
+            if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(LOCK_PAUSE);
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => Ok(Self { dir, _lock: file, _temporary: temporary }),
             Err(TryLockError::WouldBlock) => Err(Failure::new(format!(
                 "another process migrates in {}; wait for it, or give another --dir",

@@ -244,10 +244,10 @@ impl Migration {
         let job = backfill.settings(settings).start().await.doing(failed)?;
         *lock(&self.probe) = Some(job.latency_probe());
         let (ended, ()) = tokio::join!(self.watch(job), self.outage(outage));
-        let report = ended.doing(failed)?;
+        let (report, took) = ended.doing(failed)?;
         let mut seen = lock(&self.seen);
         seen.outcome.backfilled_rows += report.written;
-        seen.outcome.backfill += report.took;
+        seen.outcome.backfill += took;
         Ok(())
     }
 
@@ -256,20 +256,28 @@ impl Migration {
         self.doing("verify");
         let failed = || "the verification has failed".to_owned();
         let job = Verify::new(&self.flights).start().await.doing(failed)?;
-        let report = self.watch(job).await.doing(failed)?;
+        let (report, _) = self.watch(job).await.doing(failed)?;
         let mut seen = lock(&self.seen);
         seen.outcome.verified_rows += report.compared;
         seen.outcome.verified_differences += report.mismatches;
         Ok(())
     }
 
-    async fn watch<R: Send + 'static>(&self, job: Job<R>) -> zdm_core::Result<R> {
+    /// Waits for the end of a run. Tells also how long rows moved: a backfill first waits until writes that
+    /// began before mirroring have settled.
+    async fn watch<R: Send + 'static>(&self, job: Job<R>) -> zdm_core::Result<(R, Duration)> {
+        let before = job.progress().done_rows;
+        let mut moving_since = Instant::now();
         while !job.is_finished() {
-            lock(&self.seen).progress = job.progress();
+            let progress = job.progress();
+            if progress.done_rows == before {
+                moving_since = Instant::now();
+            }
+            lock(&self.seen).progress = progress;
             tokio::time::sleep(LOOK_EVERY).await;
         }
         lock(&self.seen).progress = job.progress();
-        job.wait().await
+        Ok((job.wait().await?, moving_since.elapsed()))
     }
 
     /// Switches the new database off when a third of the rows is copied.
