@@ -7,7 +7,9 @@ use std::time::Duration;
 use zdm_core::phase::Phase;
 use zdm_core::queue::{MemoryQueue, WriteQueue};
 use zdm_core::store::{MemoryStore, Store};
-use zdm_dualwrite::{Backfill, BackfillReport, DualWrite, Job, MoveRequest, PageSettings, Verify};
+use zdm_dualwrite::{
+    Backfill, BackfillReport, DualWrite, Instances, Job, MoveRequest, PageSettings, Settings, Verify,
+};
 
 use super::world::{SETTLE, Wire, WireCheckpoints};
 
@@ -191,4 +193,25 @@ async fn a_write_between_the_reads_of_a_second_look_is_not_a_difference() {
         let report = look.await.unwrap().unwrap();
         assert_eq!((report.mismatches, report.in_flight), (0, 0), "{report:?}");
     }
+}
+
+/// Another process writes through a queue of its own, which the backfill cannot watch.
+#[tokio::test(start_paused = true)]
+async fn a_record_deleted_by_another_process_while_its_page_was_on_its_way_stays_deleted() {
+    let stage = Stage::new(false).await;
+    let instance = |queue: Arc<dyn WriteQueue>| {
+        let mut settings = Settings::default();
+        settings.instances = Instances::QueueEach;
+        let users = DualWrite::builder(stage.old.clone(), stage.new.clone()).settings(settings);
+        users.shared_queue(queue).phase(Phase::DualWrite).start()
+    };
+    let ours = instance(Arc::clone(&stage.queue)).await.unwrap();
+    let theirs = instance(Arc::new(MemoryQueue::new())).await.unwrap();
+    stage.new.delay_next_write(Duration::from_millis(15));
+    let job = stage.backfill(&ours).await;
+    stage.new.delayed().await;
+    theirs.delete(&2).await.unwrap();
+    theirs.drained().await;
+    assert!(job.wait().await.unwrap().complete);
+    stage.check(&ours).await;
 }
