@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zdm_core::error::{Advice, Certainty, Error, Kind, Result};
 use zdm_core::key::KeyBytes;
-use zdm_core::queue::{Direction, EntryId, Touch, TouchItem, WriteQueueExt};
+use zdm_core::queue::{Direction, Entry, EntryId, Touch, TouchItem, WriteQueueExt};
 use zdm_core::queue::{Intent, Span};
 use zdm_core::store::{Change, Record, Stamp, Store, StoreExt};
 
@@ -47,6 +47,23 @@ pub(super) struct Reconciled {
 }
 
 impl Reconciled {
+    /// A call to a store panicked. Which one, and what it did, nobody knows.
+    pub(super) fn panicked(entries: &[Entry]) -> Self {
+        let error = Error::new(Kind::Rejected, "a call to a store panicked while the key was reconciled")
+            .with_advice(Advice::RetryLater)
+            .unknown();
+        let mut reconciled = Self::default();
+        for entry in entries {
+            reconciled.failures.insert(entry.id, error.clone());
+            let keys = entry.touch.items().iter().filter_map(|item| match &item.span {
+                Span::Key(key) => Some(key.clone()),
+                Span::Range(_) => None,
+            });
+            reconciled.sent.insert(entry.id, keys.collect());
+        }
+        reconciled
+    }
+
     /// Of several errors the one that parks wins, because trying again will not help; and one unknown outcome
     /// makes the outcome of the entry unknown, whatever else failed.
     fn fail(&mut self, entry: EntryId, error: &Error) {

@@ -1,8 +1,10 @@
 //! The loop that claims and reconciles.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::select;
 use zdm_core::error::{Advice, Certainty, Error, Kind};
 use zdm_core::key::KeyBytes;
@@ -161,7 +163,10 @@ async fn round<S: Store + Clone>(
         }
     };
     let ranged: Vec<EntryId> = work.ranges.iter().map(|range| range.entry).collect();
-    let (reconciled, contact) = shared.reconcile(direction, claim.stamp, safety, work).await;
+    // A store that panics over one record must not end the worker: the others are waiting for it.
+    let reconcile = AssertUnwindSafe(shared.reconcile(direction, claim.stamp, safety, work)).catch_unwind();
+    let (reconciled, contact) =
+        reconcile.await.unwrap_or_else(|_| (Reconciled::panicked(&claim.entries), Contact::Answered));
     let failures = shared.note_sent(&claim.ids(), reconciled);
     let mut done = Vec::with_capacity(claim.entries.len());
     let mut unfit = Vec::new();

@@ -260,3 +260,54 @@ async fn a_start_dropped_anywhere_can_be_made_again_over_the_same_queue() {
     .await;
     assert!(polls > 2, "it can be dropped before its end");
 }
+
+/// A store whose writes panic for one value, a few times.
+struct Panicky {
+    inner: MemoryStore<u64, String>,
+    left: std::sync::atomic::AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl Store for Panicky {
+    type Key = u64;
+    type Record = String;
+
+    async fn get(&self, key: &u64) -> zdm_core::Result<Option<String>> {
+        self.inner.get(key).await
+    }
+
+    async fn put(&self, key: &u64, record: &String) -> zdm_core::Result<()> {
+        use std::sync::atomic::Ordering::Relaxed;
+        if record == "bad" && self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            std::panic::panic_any("this store panics (a fault of the test)");
+        }
+        self.inner.put(key, record).await
+    }
+
+    async fn delete(&self, key: &u64) -> zdm_core::Result<()> {
+        self.inner.delete(key).await
+    }
+
+    fn settle_time(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn capabilities(&self) -> zdm_core::store::Capabilities<'_, u64, String> {
+        zdm_core::store::Capabilities::none()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secondary_that_panics_does_not_end_the_workers() {
+    let panics = |left: u32| Arc::new(Panicky { inner: MemoryStore::new(), left: left.into() });
+    let (old, new) = (panics(0), panics(5));
+    let mut settings = Settings::default();
+    settings.reconcile_workers = 1;
+    let builder = DualWrite::builder(old, Arc::clone(&new)).phase(Phase::DualWrite).settings(settings);
+    let db = builder.start().await.unwrap();
+    db.put(&1, &"bad".to_owned()).await.unwrap();
+    db.put(&2, &"good".to_owned()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), db.drained()).await.unwrap();
+    assert_eq!(new.inner.len(), 2);
+    assert_eq!(db.queue_stats().dirty(), 0);
+}
