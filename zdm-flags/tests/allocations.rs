@@ -1,7 +1,5 @@
 //! Evaluating needs no memory.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::hint::black_box;
 
 use zdm_core::phase::Phase;
