@@ -257,6 +257,30 @@ async fn leaving_dual_writes_taints_everything() {
     assert!(error.to_string().contains("no_taint"), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn inserts_under_made_up_keys_since_the_verification_are_compared_too() {
+    let world = world(Phase::Shadow).await;
+    world.put(1, "before").await;
+    world.users.drained().await;
+    let report = zdm_dualwrite::Verify::new(&world.users).run().await.unwrap();
+    assert!(report.mismatches.is_empty());
+    world
+        .users
+        .write_narrowing(
+            Touch::after(&1),
+            |store| async move { store.put(&2, &"made up".to_owned()).await.map(|()| 2_u64) },
+            |id| Some(Touch::upsert(id)),
+        )
+        .await
+        .unwrap();
+    world.users.drained().await;
+    world.new.put(&2, &"spoiled".to_owned()).await.unwrap();
+    let error = world.go(Phase::Live).await.unwrap_err();
+    assert!(error.to_string().contains("the record 2 differs"), "{error}");
+    world.new.put(&2, &"made up".to_owned()).await.unwrap();
+    world.go(Phase::Live).await.unwrap();
+}
+
 /// A coordinator whose answers get lost.
 struct Forgetful {
     inner: MemoryCoordinator,

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -217,20 +218,27 @@ impl<S: Store + Clone> Shared<S> {
     async fn recheck(&self, direction: Direction, touched: &TouchedSince) -> Result<()> {
         let too_much = || {
             let message = format!(
-                "the handover was given up: more than {} keys, or a whole range, were touched since the last \
-                 verification; verify again and then hand over",
+                "the handover was given up: more than {} keys, or a range that cannot be walked, were touched \
+                 since the last verification; verify again and then hand over",
                 TouchedSince::MOST_KEYS
             );
             Error::new(Kind::Refused, message)
         };
-        let mut keys = Vec::new();
+        let (primary, secondary) = self.sides(direction);
+        let mut keys = BTreeSet::new();
         for TouchItem { span, .. } in touched.so_far().ok_or_else(too_much)? {
             match span {
-                Span::Key(key) => keys.push(key.to_key::<S::Key>()?),
-                Span::Range(_) => return Err(too_much()),
+                Span::Key(key) => drop(keys.insert(key.to_key::<S::Key>()?)),
+                // An insert under a key that was not known before, or a bulk statement.
+                Span::Range(range) => {
+                    let range = range.decode()?;
+                    for store in [primary, secondary] {
+                        collect_keys(store, range.clone(), &mut keys).await?.ok_or_else(too_much)?;
+                    }
+                }
             }
         }
-        let (primary, secondary) = self.sides(direction);
+        let keys: Vec<S::Key> = keys.into_iter().collect();
         for batch in keys.chunks(RECHECK_BATCH) {
             let (ours, theirs) = tokio::try_join!(primary.fetch_many(batch), secondary.fetch_many(batch))?;
             for ((key, ours), theirs) in batch.iter().zip(ours).zip(theirs) {
@@ -269,6 +277,27 @@ impl<S: Store + Clone> Shared<S> {
                     .context("writes are refused until a restart finds out which phase is recorded")
                     .unknown())
             }
+        }
+    }
+}
+
+/// Adds the keys that a store has in a range. `None` when there are too many, or the store cannot be walked.
+async fn collect_keys<S: Store>(
+    store: &S,
+    mut range: KeyRange<S::Key>,
+    keys: &mut BTreeSet<S::Key>,
+) -> Result<Option<()>> {
+    let Some(scan) = store.capabilities().scan else { return Ok(None) };
+    loop {
+        let page = scan.page(&range, RECHECK_BATCH).await?;
+        let whole = page.len() < RECHECK_BATCH;
+        range.after = page.last().map(|(key, _)| key.clone()).or(range.after);
+        keys.extend(page.into_iter().map(|(key, _)| key));
+        if keys.len() > TouchedSince::MOST_KEYS {
+            return Ok(None);
+        }
+        if whole {
+            return Ok(Some(()));
         }
     }
 }
