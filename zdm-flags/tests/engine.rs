@@ -314,7 +314,8 @@ fn growing_a_share_in_the_middle_is_warned_about() {
 
 #[test]
 fn exposures_are_told_once_in_bounded_memory() {
-    let seen: Arc<Mutex<Vec<(String, String, Option<String>)>>> = Arc::default();
+    type Seen = Vec<(String, String, Option<String>)>;
+    let seen: Arc<Mutex<Seen>> = Arc::default();
     let observer = {
         let seen = Arc::clone(&seen);
         move |exposure: &zdm_flags::Exposure<'_>| {
