@@ -1,7 +1,5 @@
 //! What a service sees of a running engine: files that change, overrides, requirements, guards, reports.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
