@@ -83,13 +83,27 @@ impl<'a> Context<'a> {
         self.unix_seconds
     }
 
+    /// The value of an attribute, if it is text.
+    #[inline]
+    pub(crate) fn attribute_text(&self, name: &str) -> Option<&'a str> {
+        match self.find(name)?.0 {
+            Kind::Str(text) if name != "targetingKey" && name != "$flagd" => Some(text),
+            _ => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn attribute(&self, name: &str) -> Option<Val<'a>> {
+        self.find(name).map(Attribute::as_val)
+    }
+
+    #[inline]
+    fn find(&self, name: &str) -> Option<&Attribute<'a>> {
         if let Some((_, value)) = self.rest.iter().rev().find(|(known, _)| *known == name) {
-            return Some(value.as_val());
+            return Some(value);
         }
         let first = self.first.get(..self.count)?.iter().rev().flatten();
-        first.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_val())
+        first.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
     pub(crate) fn attributes(&self) -> impl Iterator<Item = (&'a str, Val<'a>)> + '_ {

@@ -143,16 +143,36 @@ impl<'a, T: Trace<'a>> Run<'a, '_, T> {
             Op::Or(args) => args.iter().any(|arg| self.truth(arg, item)),
             Op::Not(arg) => !self.truth(arg, item),
             Op::Truth(arg) => self.truth(arg, item),
-            Op::InSet { needle, set } => {
-                let needle = self.value(needle, item);
-                needle.as_str().is_some_and(|text| set.contains(text))
-            }
+            Op::InSet { needle, set } => match self.text(needle, item) {
+                Some(text) => set.contains(text),
+                None => {
+                    let needle = self.value(needle, item);
+                    needle.as_str().is_some_and(|text| set.contains(text))
+                }
+            },
             _ => return self.value(node, item).truthy(),
         };
         if T::ON {
             self.trace.value(node, &Val::Bool(truth));
         }
         truth
+    }
+
+    /// The text of a constant or of an attribute of the context, without making a value of it. `None` where
+    /// it is anything else, or somebody wants to see the value.
+    #[inline]
+    fn text(&self, node: &'a Node, item: &Item<'a>) -> Option<&'a str> {
+        if T::ON {
+            return None;
+        }
+        match (&node.op, item, self.scope.data) {
+            (Op::Var { path: VarPath::One(name), default: None }, Item::Outside, Data::Context(cx)) => {
+                cx.attribute_text(name)
+            }
+            (Op::TargetingKey, _, _) => self.scope.targeting_key(),
+            (Op::Constant { value: Value::String(text), .. }, _, _) => Some(text),
+            _ => None,
+        }
     }
 
     fn branch(&mut self, args: &'a [Node], item: &Item<'a>) -> Branch<'a> {
@@ -210,6 +230,9 @@ impl<'a, T: Trace<'a>> Run<'a, '_, T> {
             Op::Or(args) => self.first(args, item, true),
             Op::Not(_) | Op::Truth(_) | Op::InSet { .. } => Val::Bool(self.truth(node, item)),
             Op::Equal { strict, negated, sides } => {
+                if let (Some(a), Some(b)) = (self.text(&sides[0], item), self.text(&sides[1], item)) {
+                    return Val::Bool((a == b) != *negated);
+                }
                 let (a, b) = (self.value(&sides[0], item), self.value(&sides[1], item));
                 let equal = if *strict { a.same(&b) } else { a.equals(&b) };
                 Val::Bool(equal != *negated)
@@ -293,6 +316,12 @@ impl<'a, T: Trace<'a>> Run<'a, '_, T> {
         bound: &'a Bound,
         item: &Item<'a>,
     ) -> Val<'a> {
+        if let (Some(text), Bound::Literal(bound)) = (self.text(version, item), bound) {
+            return match Version::parse(text) {
+                Some(version) => Val::Bool(test.holds(&version, &bound.get())),
+                None => Val::Null,
+            };
+        }
         let version = self.value(version, item);
         let mut buffer = operators::ShortText::default();
         let Some(version) = operators::version_text(&version, &mut buffer).and_then(Version::parse) else {
@@ -316,6 +345,9 @@ impl<'a, T: Trace<'a>> Run<'a, '_, T> {
         item: &Item<'a>,
         test: impl Fn(&str, &str) -> bool,
     ) -> Val<'a> {
+        if let (Some(text), Some(part)) = (self.text(&sides[0], item), self.text(&sides[1], item)) {
+            return Val::Bool(test(text, part));
+        }
         let (text, part) = (self.value(&sides[0], item), self.value(&sides[1], item));
         match (text.as_str(), part.as_str()) {
             (Some(text), Some(part)) => Val::Bool(test(text, part)),
