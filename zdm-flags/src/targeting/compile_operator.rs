@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::compile::{Compiler, make};
-use super::fractional::{Fractional, Subject, Weight, Weights};
+use super::fractional::{Fractional, Subject, Weight, Weights, at_once};
 use super::tree::{Bound, Math, Node, Op, Order, OwnedVersion};
 use super::version::{Version, VersionTest, is_strict};
 use crate::bucketing::{Shares, thresholds};
@@ -281,7 +281,9 @@ impl<'a> Compiler<'a> {
         }
         let weights = if usable { self.weights(weights, at) } else { Weights::Never };
         let prefix = |explicit| self.bucketing.prefix(self.flag_key, self.group, explicit);
+        let at_once = at_once(&key, &weights, &answers);
         let fractional = Fractional {
+            at_once,
             bucketing: self.bucketing,
             key,
             answers: answers.into_boxed_slice(),

@@ -88,6 +88,17 @@ pub(crate) enum Landing {
     Nowhere,
 }
 
+impl From<Lands> for Landing {
+    #[inline]
+    fn from(lands: Lands) -> Self {
+        match lands {
+            Lands::Variant(index) => Self::Variant(index),
+            Lands::Default => Self::Default,
+            Lands::Nowhere => Self::Nowhere,
+        }
+    }
+}
+
 /// One evaluation.
 pub(crate) struct Run<'a, 't, T> {
     pub(crate) scope: Scope<'a>,
@@ -105,21 +116,22 @@ impl<'a, T: Trace<'a>> Run<'a, '_, T> {
                     if T::ON {
                         self.trace.landed(node);
                     }
-                    return match lands {
-                        Lands::Variant(index) => Landing::Variant(*index),
-                        Lands::Default => Landing::Default,
-                        Lands::Nowhere => Landing::Nowhere,
-                    };
+                    return Landing::from(*lands);
                 }
                 Op::If(args) => match self.branch(args, &Item::Outside) {
                     Branch::Node(next) => next,
                     Branch::Condition(value) => return self.land_value(node, &value),
                     Branch::None => return self.land_value(node, &Val::Null),
                 },
-                Op::Fractional(fractional) => match fractional.land(node, self, &Item::Outside) {
-                    Some(next) => next,
-                    None => return self.land_value(node, &Val::Null),
-                },
+                Op::Fractional(fractional) => {
+                    if let Some(lands) = fractional.land_at_once(self) {
+                        return Landing::from(lands);
+                    }
+                    match fractional.land(node, self, &Item::Outside) {
+                        Some(next) => next,
+                        None => return self.land_value(node, &Val::Null),
+                    }
+                }
                 _ => {
                     let value = self.value(node, &Item::Outside);
                     return self.land_value(node, &value);

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::evaluate::{Item, Run};
 use super::trace::{Hashed, Trace};
-use super::tree::{Node, Op};
+use super::tree::{Lands, Node, Op};
 use super::value::Val;
 use crate::bucketing::{Bucketing, Murmur, Shares, cbor, pick};
 
@@ -20,6 +20,20 @@ pub(crate) struct Fractional {
     pub(crate) explicit_prefix: Murmur,
     /// The same, if it does not.
     pub(crate) implicit_prefix: Murmur,
+    /// For each bucket, the first hash above it and where it leads, side by side in memory. Only for the
+    /// usual rule: the targeting key, fixed weights, constant answers.
+    pub(crate) at_once: Box<[(u64, Lands)]>,
+}
+
+/// The buckets of a rule that needs nothing but the hash.
+pub(crate) fn at_once(key: &Subject, weights: &Weights, answers: &[Node]) -> Box<[(u64, Lands)]> {
+    let (Subject::TargetingKey, Weights::Thresholds(ends)) = (key, weights) else { return Box::default() };
+    let lands = answers.iter().map(|answer| match &answer.op {
+        Op::Constant { lands, .. } => Some(*lands),
+        _ => None,
+    });
+    let buckets: Option<Box<[_]>> = ends.iter().zip(lands).map(|(end, lands)| Some((*end, lands?))).collect();
+    buckets.unwrap_or_default()
 }
 
 /// What is hashed.
@@ -54,6 +68,16 @@ pub(crate) enum Weight {
 }
 
 impl Fractional {
+    /// Where the subject lands, when nothing but its hash decides. `None`: ask [`land`](Self::land).
+    #[inline]
+    pub(crate) fn land_at_once<'a, T: Trace<'a>>(&self, run: &Run<'a, '_, T>) -> Option<Lands> {
+        if T::ON || self.at_once.is_empty() {
+            return None;
+        }
+        let hash = u64::from(self.hash_targeting_key(run)?);
+        self.at_once.iter().find(|(end, _)| hash < *end).map(|(_, lands)| *lands)
+    }
+
     /// The answer of the bucket that the subject lands in; `None` when there is none.
     #[inline]
     pub(crate) fn land<'a, T: Trace<'a>>(
