@@ -39,13 +39,13 @@
 //! # Ok::<_, zdm_core::Error>(()) }).unwrap();
 //! ```
 
-#[cfg(not(feature = "sqlite"))]
+#[cfg(not(any(feature = "mysql", feature = "postgres", feature = "sqlite")))]
 compile_error!(
-    "zdm-sql-adapters needs a database: choose one in Cargo.toml, \
+    "zdm-sql-adapters needs a database: choose postgres, mysql or sqlite in Cargo.toml, \
      for example zdm-sql-adapters = { version = \"0.1\", features = [\"sqlite\"] }"
 );
 
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub mod table;

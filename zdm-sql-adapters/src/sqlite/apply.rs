@@ -11,10 +11,9 @@ use zdm_core::key::KeyBytes;
 use super::TableStore;
 use super::arguments::{arguments, value};
 use super::classify::classify;
-use super::rows::{RowMapping, RowValues};
 use super::shape::{Affinity, Shape, Unique, quoted};
 use super::statements::Table;
-use crate::table::Value;
+use crate::table::{RowMapping, RowValues, Value};
 
 /// Changes as values: whole rows to put, keys to delete.
 #[derive(Clone, Debug)]

@@ -17,6 +17,10 @@ pub(super) fn arguments(values: impl IntoIterator<Item = Value>) -> Result<Sqlit
             Value::Real(real) => arguments.add(real),
             Value::Text(text) => arguments.add(text),
             Value::Blob(blob) => arguments.add(blob),
+            other => {
+                let message = format!("{other} has not been turned into what SQLite keeps");
+                return Err(Error::new(Kind::Rejected, message));
+            }
         };
         added.map_err(|error| classify(sqlx::Error::Encode(error), "binding a value"))?;
     }

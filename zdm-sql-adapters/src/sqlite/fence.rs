@@ -16,9 +16,9 @@ use zdm_core::store::{Change, Fenced, PageLoad, Stamp};
 use super::TableStore;
 use super::apply::{Batch, upsert};
 use super::classify::classify;
-use super::rows::RowMapping;
 use super::shape::invalid;
 use super::statements::pieces;
+use crate::table::RowMapping;
 
 pub(super) fn capability<M: RowMapping>(
     store: &TableStore<M>,
@@ -261,13 +261,13 @@ impl<M: RowMapping> Fenced for TableStore<M> {
             if !range.contains(key) {
                 return Err(invalid(format!("the record {key:?} lies outside the page's range {range:?}")));
             }
-            match self.inner.mapping.write(key, record, &mut batch.puts) {
+            match self.write_row(key, record, &mut batch.puts) {
                 Ok(()) => {
                     batch.keys.push(KeyBytes::of(key));
                     places.push(place);
                 }
                 Err(error) if error.kind() == Kind::Rejected => {
-                    rejected.push((key.clone(), self.at_key(error, key)));
+                    rejected.push((key.clone(), error));
                 }
                 Err(error) => return Err(error),
             }
@@ -285,7 +285,7 @@ impl<M: RowMapping> Fenced for TableStore<M> {
                 let again = places.iter().map(|place| &records[*place]);
                 let mut batch = Batch::new(self.table());
                 for (key, record) in again {
-                    self.inner.mapping.write(key, record, &mut batch.puts)?;
+                    self.write_row(key, record, &mut batch.puts)?;
                     batch.keys.push(KeyBytes::of(key));
                 }
                 write(batch, true).await?

@@ -11,8 +11,8 @@ use super::TableStore;
 use super::apply::{Batch, defer_foreign_keys};
 use super::arguments::{arguments, value};
 use super::classify::classify;
-use super::rows::RowMapping;
 use super::shape::{ForeignKey, quoted};
+use crate::table::RowMapping;
 
 impl<M: RowMapping> TableStore<M> {
     /// Loads row by row. Returns the places of the rows that do not fit, each with the reason.

@@ -12,10 +12,9 @@ use super::TableStore;
 use super::arguments::{arguments, value};
 use super::classify::{classify, code_of};
 use super::packed::{self, Unpacked};
-use super::rows::RowMapping;
 use super::statements::{Form, pieces};
 use super::store::null_key;
-use crate::table::Value;
+use crate::table::{RowMapping, Value};
 
 impl<M: RowMapping> TableStore<M> {
     /// Reads rows in the cheapest form that is exact. `sql` makes the statement.

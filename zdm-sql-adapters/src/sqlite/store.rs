@@ -12,11 +12,10 @@ use zdm_core::store::{Bulk, Capabilities, Change, Store};
 use super::apply::Batch;
 use super::arguments::{arguments, value};
 use super::classify::classify;
-use super::rows::{Discovered, RowMapping, Typed, key_values};
 use super::shape::{Shape, invalid};
 use super::statements::Table;
-use super::{Sqlite, fence};
-use crate::table::{TableKey, TableMapping, Value};
+use super::{Sqlite, codec, fence};
+use crate::table::{Discovered, RowMapping, RowValues, TableKey, TableMapping, Typed, Value, key_values};
 
 /// A table of typed records. See [`TableStore`].
 pub type SqliteTable<M> = TableStore<Typed<M>>;
@@ -96,7 +95,9 @@ impl SqliteRows {
     /// `Kind::Invalid` when there is no such table, when it has no key, or when rows have a key of NULL.
     pub async fn discover(db: &Sqlite, table: &str) -> Result<Self> {
         let shape = shape_of(db, table).await?;
-        let mapping = Discovered::new(&shape)?;
+        let written = shape.columns.iter().filter(|column| !column.generated);
+        let written = written.map(|column| column.name.clone());
+        let mapping = Discovered::new(&shape.table, shape.natural_key()?, written);
         Self::with(db, shape, mapping).await
     }
 
@@ -151,7 +152,32 @@ impl<M: RowMapping> TableStore<M> {
     pub(super) fn key_values(&self, key: &M::Key) -> Result<Vec<Value>> {
         let mut values = Vec::with_capacity(self.table().key_len);
         key_values(self.table().name(), self.table().key_len, key, &mut values)?;
+        self.make_native(&mut values)?;
         Ok(values)
+    }
+
+    /// Appends the row of a record.
+    pub(super) fn write_row(&self, key: &M::Key, record: &M::Record, out: &mut RowValues) -> Result<()> {
+        let start = out.values.len();
+        let written = self.inner.mapping.write(key, record, out);
+        let written = written.and_then(|()| self.make_native(&mut out.values[start..]));
+        written.map_err(|error| {
+            out.values.truncate(start);
+            self.at_key(error, key)
+        })
+    }
+
+    /// Turns the values of a row, or of its key, into what SQLite keeps.
+    fn make_native(&self, values: &mut [Value]) -> Result<()> {
+        for (value, column) in values.iter_mut().zip(&self.table().columns) {
+            if !codec::is_native(value) {
+                *value = codec::native(std::mem::take(value)).map_err(|reason| {
+                    let message = format!("column {column} of table {}: {reason}", self.table().name());
+                    Error::new(Kind::Rejected, message)
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// The key and the record of a row; the values are used up.
@@ -189,8 +215,7 @@ impl<M: RowMapping> TableStore<M> {
         for change in changes {
             match change {
                 Change::Put(key, record) => {
-                    let written = self.inner.mapping.write(key, record, &mut batch.puts);
-                    written.map_err(|error| self.at_key(error, key))?;
+                    self.write_row(key, record, &mut batch.puts)?;
                     batch.keys.push(KeyBytes::of(key));
                 }
                 Change::Delete(key) => {

@@ -1,11 +1,22 @@
-//! How records stand in tables, whatever the database: values, keys, mappings, rows of any table.
+//! How records stand in tables, whatever the database: values and their types, keys, mappings, rows of any
+//! table, and which types of columns records can move between.
 
+mod column_type;
+mod decimal;
 mod dynamic;
 mod key;
 mod mapping;
+mod rows;
+mod shape;
+mod text_form;
 mod value;
 
+pub use column_type::{ColumnType, Fit, Pair, pair};
+pub use decimal::{Decimal, NotDecimal};
 pub use dynamic::{DynKey, DynRow};
 pub use key::{KeyClass, KeyPart, TableKey};
 pub use mapping::{RowReader, RowWriter, TableMapping};
-pub use value::{FromValue, ToValue, Value};
+pub(crate) use rows::key_values;
+pub use rows::{Discovered, RowMapping, RowValues, Typed};
+pub use shape::{ColumnShape, ForeignKeyShape, IndexShape, TableShape};
+pub use value::{Date, FromValue, Interval, Json, Time, Timestamp, ToValue, Uuid, Value};

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use zdm_core::error::{Error, Kind, Result};
 use zdm_core::store::Record;
 
-use super::shape::Shape;
-use crate::table::{DynKey, DynRow, RowReader, RowWriter, TableKey, TableMapping, Value};
+use super::{DynKey, DynRow, RowReader, RowWriter, TableKey, TableMapping, Value};
 
 /// The values of whole rows, one behind the other, and room to put a row together.
 #[derive(Clone, Debug, Default)]
 pub struct RowValues {
-    pub(super) values: Vec<Value>,
+    pub(crate) values: Vec<Value>,
     row: Vec<Option<Value>>,
 }
 
@@ -58,7 +57,7 @@ pub struct Typed<M> {
 }
 
 impl<M: TableMapping> Typed<M> {
-    pub(super) fn new(table: &str) -> Self {
+    pub(crate) fn new(table: &str) -> Self {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Self { table: table.to_owned(), key: owned(M::KEY), columns: owned(M::COLUMNS), mapping: PhantomData }
     }
@@ -111,24 +110,24 @@ enum Origin {
 }
 
 impl Discovered {
-    pub(super) fn new(shape: &Shape) -> Result<Self> {
-        let key = shape.natural_key()?;
+    /// The rows of a table: the columns that can be written, in the table's order, and those of the key.
+    pub(crate) fn new(table: &str, key: Vec<String>, written: impl IntoIterator<Item = String>) -> Self {
         let (mut columns, mut all, mut origins) = (Vec::new(), Vec::new(), Vec::new());
-        for column in shape.columns.iter().filter(|column| !column.generated) {
-            origins.push(match key.iter().position(|name| *name == column.name) {
+        for column in written {
+            origins.push(match key.iter().position(|name| *name == column) {
                 Some(index) => Origin::Key(index),
                 None => {
-                    columns.push(column.name.clone());
+                    columns.push(column.clone());
                     Origin::Other(columns.len() - 1)
                 }
             });
-            all.push(column.name.clone());
+            all.push(column);
         }
-        Ok(Self { table: shape.table.clone(), key, columns, all: all.into(), origins })
+        Self { table: table.to_owned(), key, columns, all: all.into(), origins }
     }
 
     /// The columns of the rows: all of the table but the generated ones.
-    pub(super) const fn row_columns(&self) -> &Arc<[String]> {
+    pub(crate) const fn row_columns(&self) -> &Arc<[String]> {
         &self.all
     }
 }
@@ -159,12 +158,6 @@ impl RowMapping for Discovered {
             let message = format!("the row's own values of {} are not its key {key:?}", self.key.join(", "));
             return Err(Error::new(Kind::Rejected, message));
         }
-        if let Some(at) =
-            row.values().iter().position(|value| matches!(value, Value::Real(real) if real.is_nan()))
-        {
-            let message = format!("column {} of table {table}: NaN would be stored as NULL", self.all[at]);
-            return Err(Error::new(Kind::Rejected, message));
-        }
         let out = &mut out.values;
         let start = out.len();
         out.resize(start + self.all.len(), Value::Null);
@@ -189,7 +182,7 @@ impl RowMapping for Discovered {
 }
 
 /// Appends the values of a key's columns.
-pub(super) fn key_values<K: TableKey>(
+pub(crate) fn key_values<K: TableKey>(
     table: &str,
     parts: usize,
     key: &K,

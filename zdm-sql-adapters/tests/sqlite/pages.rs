@@ -6,8 +6,8 @@ use zdm_core::Result;
 use zdm_core::error::Kind;
 use zdm_core::key::{KeyBytes, KeyRange};
 use zdm_core::store::{Bulk, Change, Scan, Store};
-use zdm_sql_adapters::sqlite::{RowMapping, Sqlite, SqliteRows, SqliteTable, TableStore};
-use zdm_sql_adapters::table::{DynKey, RowReader, RowWriter, TableMapping, Value};
+use zdm_sql_adapters::sqlite::{Sqlite, SqliteRows, SqliteTable, TableStore};
+use zdm_sql_adapters::table::{DynKey, RowMapping, RowReader, RowWriter, TableMapping, Value};
 
 use crate::support::{USERS, database, user, users};
 
