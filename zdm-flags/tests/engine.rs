@@ -413,3 +413,35 @@ fn explanations_name_rules_hashes_and_results() {
     assert!(text.contains("/flags/new/targeting/if/2/fractional: flagd-v2 hash"), "{text}");
     assert_eq!(explanation.moves, None);
 }
+
+#[test]
+fn a_file_that_is_not_utf_8_is_refused_with_the_byte_and_changes_nothing() {
+    let flags = Flags::from_json(&file(json!({"new": boolean("on")}))).unwrap();
+    let mut bytes = file(json!({"new": boolean("off")}));
+    let at = bytes.len() - 3;
+    bytes[at] = 0xFF;
+    let refused = chain(&flags.apply(&bytes).unwrap_err());
+    assert!(refused.contains(&at.to_string()) && refused.contains("UTF-8"), "{refused}");
+    assert!(flags.get(&NEW, &Context::key("ada")), "the last good flags stay");
+}
+
+#[test]
+fn a_number_that_is_none_is_null_as_in_json() {
+    let mut flag = boolean("off");
+    flag["targeting"] = json!({"if": [{"===": [{"var": "score"}, null]}, "on", "off"]});
+    let flags = Flags::from_json(&file(json!({"new": flag}))).unwrap();
+    for score in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        assert!(flags.get(&NEW, &Context::key("ada").with("score", score)), "{score}");
+    }
+    assert!(!flags.get(&NEW, &Context::key("ada").with("score", f64::MAX)));
+    let refused = Flags::from_json(br#"{"flags": {"new": {"state": "ENABLED", "variants": {"on": NaN}}}}"#);
+    assert!(chain(&refused.unwrap_err()).contains("line 1"), "NaN is no JSON");
+}
+
+/// An error with everything beneath it.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
