@@ -45,6 +45,8 @@ compile_error!(
      for example zdm-sql-adapters = { version = \"0.1\", features = [\"sqlite\"] }"
 );
 
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]

@@ -1,0 +1,168 @@
+//! What a connection is told when it is opened, and the guard around one that reads.
+
+use std::ops::{Deref, DerefMut};
+
+use sqlx::mysql::MySqlConnection;
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, Connection, Executor};
+use zdm_core::error::{Error, Kind, Result};
+
+use super::MySqlOptions;
+use super::classify::{classify, number_of};
+use super::options::whole_seconds;
+
+/// Zero stays zero in an AUTO_INCREMENT column, and whatever does not fit is an error, in every engine.
+const SQL_MODE: &str = "STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,\
+                        NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION";
+
+/// Fails inside a transaction, where this cannot be set any more. MariaDB would tell with
+/// `@@in_transaction`; this works on MySQL too.
+const OUTSIDE: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
+
+/// One round trip: fails on a connection that is inside a stray transaction, which START TRANSACTION alone
+/// would commit.
+pub(super) const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
+
+/// What the server is.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    pub(super) version: String,
+    pub(super) mariadb: bool,
+}
+
+impl Server {
+    pub(super) async fn ask(connection: &mut MySqlConnection) -> Result<Self> {
+        let doing = |error| classify(error, "asking the server for its version");
+        let version: String = sqlx::query_scalar("SELECT CAST(VERSION() AS CHAR)")
+            .fetch_one(connection)
+            .await
+            .map_err(doing)?;
+        let mariadb = version.contains("MariaDB");
+        Ok(Self { version, mariadb })
+    }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Write,
+    Read,
+    /// Schemas: statements may take as long as they need.
+    Schema,
+}
+
+/// The statements that set up a connection.
+pub(super) fn setup(options: &MySqlOptions, server: &Server, purpose: Purpose) -> String {
+    let lock = whole_seconds(options.lock_timeout);
+    let mut sql = format!(
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+         SET SESSION sql_mode = '{SQL_MODE}', time_zone = '+00:00', innodb_lock_wait_timeout = {lock}, \
+         autocommit = 1, foreign_key_checks = 1, unique_checks = 1"
+    );
+    let limit = match purpose {
+        Purpose::Write => options.write_timeout,
+        Purpose::Read => options.read_timeout,
+        Purpose::Schema => return sql,
+    };
+    let silence = whole_seconds(options.write_timeout);
+    if server.mariadb {
+        let seconds = limit.as_secs_f64();
+        sql.push_str(&format!(", max_statement_time = {seconds:.3}, idle_transaction_timeout = {silence}"));
+    } else {
+        sql.push_str(&format!(", max_execution_time = {}", limit.as_millis()));
+        if purpose == Purpose::Write {
+            // Also for connections that rest in the pool, which closes them a little earlier.
+            sql.push_str(&format!(", wait_timeout = {}", silence + 1));
+        }
+    }
+    sql
+}
+
+pub(super) async fn run(connection: &mut MySqlConnection, sql: String) -> sqlx::Result<()> {
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    Ok(())
+}
+
+/// Whether a connection that comes from the pool answers and is in no transaction.
+pub(super) async fn is_sound(connection: &mut MySqlConnection) -> sqlx::Result<bool> {
+    match connection.execute(sqlx::raw_sql(OUTSIDE)).await {
+        Ok(_) => Ok(true),
+        Err(error) => {
+            if is_stray(&error) {
+                tracing::warn!("closing a connection that is still in a transaction");
+            }
+            // An error would be logged once more; the connection is closed either way.
+            Ok(false)
+        }
+    }
+}
+
+/// Whether an error says that the connection is inside a transaction that it should not be in.
+pub(super) fn is_stray(error: &sqlx::Error) -> bool {
+    number_of(error) == Some(1568)
+}
+
+/// A connection that reads. Goes back to the pool by [`release`](Self::release); one that is dropped
+/// before, by a caller that gave up or after an error, is closed: the rest of an answer may still be under
+/// way, and would be taken for the answer to the next statement.
+#[derive(Debug)]
+pub(super) struct Reader {
+    connection: PoolConnection<sqlx::MySql>,
+    released: bool,
+}
+
+impl Reader {
+    pub(super) const fn new(connection: PoolConnection<sqlx::MySql>) -> Self {
+        Self { connection, released: false }
+    }
+
+    pub(super) fn release(mut self) {
+        self.released = true;
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if !self.released {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+impl Deref for Reader {
+    type Target = MySqlConnection;
+
+    fn deref(&self) -> &MySqlConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Reader {
+    fn deref_mut(&mut self) -> &mut MySqlConnection {
+        &mut self.connection
+    }
+}
+
+/// Ends another connection and what it is doing.
+pub(super) async fn kill(options: &MySqlOptions, connection: u64) -> Result<()> {
+    use sqlx::ConnectOptions;
+
+    let doing = |error| classify(error, "ending a write that is over its time");
+    let mut killer = options.connect.connect().await.map_err(doing)?;
+    let outcome = run(&mut killer, format!("KILL {connection}")).await;
+    let _ = killer.close().await;
+    match outcome {
+        // It had ended by itself.
+        Err(error) if number_of(&error) == Some(1094) => Ok(()),
+        outcome => outcome.map_err(doing),
+    }
+}
+
+/// The server's number of a connection.
+pub(super) async fn number(connection: &mut MySqlConnection) -> Result<u64> {
+    let number: i64 = sqlx::query_scalar("SELECT CAST(CONNECTION_ID() AS SIGNED)")
+        .fetch_one(connection)
+        .await
+        .map_err(|error| classify(error, "asking for the number of a connection").not_applied())?;
+    u64::try_from(number).map_err(|_| Error::new(Kind::Damaged, "the number of a connection is negative"))
+}

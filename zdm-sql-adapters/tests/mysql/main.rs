@@ -1,0 +1,10 @@
+//! The MySQL and MariaDB adapter against a real server.
+//!
+//! `ZDM_TEST_MYSQL_URL` names it. Without one each test says that it is left out; in CI it fails.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod cancellation;
+mod errors;
+mod support;
+mod timeouts;

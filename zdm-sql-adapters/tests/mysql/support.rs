@@ -1,0 +1,125 @@
+//! A database of its own for each test.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
+use zdm_sql_adapters::mysql::{MySql, MySqlOptions};
+
+/// The URL of the server. `None` when there is none, which is said; in CI that is an error.
+#[expect(clippy::print_stderr, reason = "a test that is left out says so")]
+pub(crate) fn url() -> Option<String> {
+    let url = std::env::var("ZDM_TEST_MYSQL_URL").ok().filter(|url| !url.is_empty());
+    if url.is_none() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "ZDM_TEST_MYSQL_URL is not set, and CI must not skip tests"
+        );
+        eprintln!("skipped: ZDM_TEST_MYSQL_URL is not set");
+    }
+    url
+}
+
+fn options(url: &str) -> MySqlConnectOptions {
+    url.parse().unwrap()
+}
+
+async fn plain(url: &str) -> MySqlConnection {
+    options(url).connect().await.unwrap()
+}
+
+/// A database that goes with the test.
+pub(crate) struct Database {
+    pub(crate) db: MySql,
+    url: String,
+}
+
+impl Database {
+    /// A connection that the adapter knows nothing of.
+    pub(crate) async fn other(&self) -> MySqlConnection {
+        options(&self.url).database(self.db.name()).connect().await.unwrap()
+    }
+
+    /// Another handle to the same database, with its own connections.
+    pub(crate) async fn again(&self, change: impl FnOnce(MySqlOptions) -> MySqlOptions) -> MySql {
+        let options = MySqlOptions::with(options(&self.url).database(self.db.name())).unwrap();
+        change(options).connect().await.unwrap()
+    }
+}
+
+impl Deref for Database {
+    type Target = MySql;
+
+    fn deref(&self) -> &MySql {
+        &self.db
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let (url, name) = (self.url.clone(), self.db.name().to_owned());
+        // The test's own runtime may be waiting for this very thread.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut connection = plain(&url).await;
+                let sql = format!("DROP DATABASE IF EXISTS `{name}`");
+                connection.execute(AssertSqlSafe(sql)).await.unwrap();
+                connection.close().await.unwrap();
+            });
+        })
+        .join();
+        assert!(dropped.is_ok() || std::thread::panicking(), "the database of the test was not dropped");
+    }
+}
+
+pub(crate) async fn database(schema: &str) -> Option<Database> {
+    database_with(schema, |options| options).await
+}
+
+pub(crate) async fn database_with(
+    schema: &str,
+    change: impl FnOnce(MySqlOptions) -> MySqlOptions,
+) -> Option<Database> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let url = url()?;
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("zdm_test_{}_{number}", std::process::id());
+    let mut connection = plain(&url).await;
+    connection.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS `{name}`"))).await.unwrap();
+    connection.execute(AssertSqlSafe(format!("CREATE DATABASE `{name}`"))).await.unwrap();
+    connection.close().await.unwrap();
+    let options = MySqlOptions::with(options(&url).database(&name)).unwrap();
+    let db = change(options).connect().await.unwrap();
+    let database = Database { db, url };
+    if !schema.is_empty() {
+        database.execute(schema).await.unwrap();
+    }
+    Some(database)
+}
+
+/// All rows of a query of one text column, one line each.
+pub(crate) async fn rows(db: &MySql, sql: impl Into<String>) -> Vec<String> {
+    let sql = sql.into();
+    db.read(|connection| {
+        Box::pin(
+            async move { Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection).await.unwrap()) },
+        )
+    })
+    .await
+    .unwrap()
+}
+
+/// Runs one statement in a write transaction.
+pub(crate) async fn write(db: &MySql, sql: impl Into<String>) -> zdm_core::Result<()> {
+    let sql = sql.into();
+    db.write(|connection| {
+        Box::pin(async move {
+            let run = connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await;
+            run.map_err(|error| zdm_sql_adapters::mysql::classify(error, "writing"))?;
+            Ok(())
+        })
+    })
+    .await
+}
