@@ -30,7 +30,7 @@ fn run(program: &str, args: &[&str], input: &str) -> Output {
 fn cases_are_evaluated_in_order() {
     let cases = [
         json!({"key": "new-pricing", "type": "Boolean", "default": false, "targetingKey": "tenant-1"}),
-        json!({"key": "orders-store", "type": "String", "default": "off", "targetingKey": "tenant-2", "context": {"a": 1}}),
+        json!({"key": "orders-store", "type": "string", "default": "off", "targetingKey": "tenant-2", "context": {"a": 1}}),
         json!({"key": "nowhere", "type": "Integer", "default": 7}),
         json!({"key": "new-pricing", "type": "Object", "default": {}}),
     ];
@@ -54,6 +54,15 @@ fn cases_are_evaluated_in_order() {
     let output = run(program, &["--flags", FILE], "{\"key\": 1}\n");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("line 1"));
+}
+
+#[test]
+fn help_is_printed() {
+    for program in [env!("CARGO_BIN_EXE_evaluate-flags"), env!("CARGO_BIN_EXE_compare-flags")] {
+        let output = run(program, &["--help"], "");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("--bucketing"), "{text}");
+    }
 }
 
 #[test]

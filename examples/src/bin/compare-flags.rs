@@ -13,7 +13,20 @@ use std::process::ExitCode;
 use zdm_flags::bucketing::Bucketing;
 use zdm_flags::{Context, churn};
 
+/// What `--help` prints.
+const HELP: &str = r#"Says how many subjects get another variant when one flag file takes the place of another.
+
+    compare-flags OLD NEW [--keys FILE | --sample COUNT] [--bucketing NAME] [--max-moved PERCENT]
+
+The subjects are the lines of a file of targeting keys, or user-0, user-1, .. (default: 10,000 of them).
+With --max-moved it exits with 1 if a flag moves more than that share of the subjects, for use before a
+file goes out."#;
+
 fn main() -> ExitCode {
+    if std::env::args().skip(1).any(|arg| arg == "--help" || arg == "-h") {
+        println!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
     run().unwrap_or_else(|message| {
         eprintln!("compare-flags: {message}");
         ExitCode::from(2)

@@ -27,7 +27,22 @@ struct Settings {
     lint: bool,
 }
 
+/// What `--help` prints.
+const HELP: &str = r#"Evaluates flags for cases that come as JSON lines on standard input.
+
+    evaluate-flags --flags FILE [--flags FILE ..] [--bucketing NAME] [--now UNIX] [--explain] < CASES
+    evaluate-flags --flags FILE [--flags FILE ..] --lint
+
+A case is {"key", "type", "default", "targetingKey", "context"}; the type is Boolean, String, Integer,
+Float or Object. Each gives one line, in order: {"value", "variant", "reason", "errorCode", "metadata"}.
+Later files count more. --bucketing is for flags that name none (default: flagd-v2). --lint prints what is wrong or
+risky, and exits with 1 if there are errors."#;
+
 fn main() -> ExitCode {
+    if std::env::args().skip(1).any(|arg| arg == "--help" || arg == "-h") {
+        println!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
     let outcome = settings().and_then(|settings| {
         if settings.lint {
             lint_files(&settings.files)

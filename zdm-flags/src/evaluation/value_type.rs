@@ -40,13 +40,14 @@ pub struct UnknownType(String);
 impl FromStr for ValueType {
     type Err = UnknownType;
 
+    /// In capital or small letters.
     fn from_str(word: &str) -> Result<Self, UnknownType> {
-        Ok(match word {
-            "Boolean" => Self::Boolean,
-            "String" => Self::String,
-            "Integer" => Self::Integer,
-            "Float" => Self::Float,
-            "Object" => Self::Object,
+        Ok(match word.to_ascii_lowercase().as_str() {
+            "boolean" => Self::Boolean,
+            "string" => Self::String,
+            "integer" => Self::Integer,
+            "float" => Self::Float,
+            "object" => Self::Object,
             _ => return Err(UnknownType(word.to_owned())),
         })
     }
