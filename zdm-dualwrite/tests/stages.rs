@@ -38,7 +38,10 @@ struct Row {
 fn suites() -> Option<PathBuf> {
     let folder = std::env::var_os("ZDM_CONFORMANCE").map(PathBuf::from).filter(|folder| folder.is_dir());
     if folder.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "ZDM_CONFORMANCE must name the folder of the public suites");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "ZDM_CONFORMANCE must name the folder of the public suites"
+        );
         eprintln!("left out: ZDM_CONFORMANCE names no folder of public suites");
     }
     folder
@@ -103,7 +106,8 @@ async fn play(row: &Row) -> (Vec<String>, Option<String>, u64) {
 #[tokio::test(start_paused = true)]
 async fn reads_and_writes_call_the_stores_of_each_stage() {
     let Some(folder) = suites() else { return };
-    let text = std::fs::read_to_string(folder.join("launchdarkly-stages/migration_stage_table.json")).unwrap();
+    let text =
+        std::fs::read_to_string(folder.join("launchdarkly-stages/migration_stage_table.json")).unwrap();
     let table: Table = serde_json::from_str(&text).unwrap();
     for row in &table.rows {
         let (origins, answer, compared) = play(row).await;
