@@ -66,7 +66,7 @@ impl Store for Remote {
     }
 
     fn capabilities(&self) -> Capabilities<'_, u64, String> {
-        Capabilities { bulk: Some(self), scan: Some(self), fenced: self.fenced.then_some(self) }
+        Capabilities { bulk: Some(self), digest: None, scan: Some(self), fenced: self.fenced.then_some(self) }
     }
 }
 

@@ -48,7 +48,7 @@ impl Store for MadeUp {
     }
 
     fn capabilities(&self) -> Capabilities<'_, u64, String> {
-        Capabilities { bulk: None, scan: Some(self), fenced: Some(self) }
+        Capabilities { bulk: None, digest: None, scan: Some(self), fenced: Some(self) }
     }
 }
 

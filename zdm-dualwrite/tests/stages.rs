@@ -6,7 +6,11 @@
 //!   is the primary first, and the secondary gets its write once the queue has drained.
 //! - A comparison runs beside the read and never holds it up. So the second store is asked after the answer.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails panics")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that fails panics, one that is left out says so"
+)]
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -95,6 +95,8 @@ impl<S: Store> Store for Switched<S> {
         let inner = self.store.capabilities();
         Capabilities {
             bulk: inner.bulk.map(|_| self as _),
+            // A sum would not show an outage.
+            digest: None,
             scan: inner.scan.map(|_| self as _),
             fenced: inner.fenced.map(|_| self as _),
         }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Bulk, Fenced, Record, Scan};
+use super::{Bulk, Digest, Fenced, Record, Scan};
 use crate::error::Result;
 use crate::key::Key;
 
@@ -79,6 +79,8 @@ pub type DynStore<K, R> = Arc<dyn Store<Key = K, Record = R>>;
 pub struct Capabilities<'a, K, R> {
     /// Many records in one call.
     pub bulk: Option<&'a dyn Bulk<Key = K, Record = R>>,
+    /// Sums of ranges, made where the records are.
+    pub digest: Option<&'a dyn Digest<Key = K, Record = R>>,
     /// Pages in key order.
     pub scan: Option<&'a dyn Scan<Key = K, Record = R>>,
     /// Refuses writes that come too late.
@@ -88,7 +90,7 @@ pub struct Capabilities<'a, K, R> {
 impl<K, R> Capabilities<'_, K, R> {
     /// Nothing beyond the contract.
     pub const fn none() -> Self {
-        Self { bulk: None, scan: None, fenced: None }
+        Self { bulk: None, digest: None, scan: None, fenced: None }
     }
 }
 

@@ -129,6 +129,7 @@ impl<S: Store, M: Mapping<S::Key, S::Record>> Store for MapStore<S, M> {
         let inner = self.store.capabilities();
         Capabilities {
             bulk: inner.bulk.map(|_| self as _),
+            digest: None,
             scan: inner.scan.map(|_| self as _),
             fenced: inner.fenced.map(|_| self as _),
         }

@@ -1,11 +1,14 @@
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Bulk, Capabilities, Change, Fenced, Page, PageLoad, Record, Scan, Stamp, Store};
+use super::{
+    Bulk, Capabilities, Change, Digest, Fenced, Page, PageLoad, RangeDigest, Record, Scan, Stamp, Store,
+};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, KeyBytes, KeyRange};
 
@@ -26,6 +29,7 @@ pub struct MemoryStore<K, R> {
     unique: Vec<UniqueRule<R>>,
     settle_time: Duration,
     level: Level,
+    digests: bool,
 }
 
 /// How much of the contract the store offers, so that weaker stores can be played.
@@ -64,7 +68,15 @@ impl<K: Key, R: Record> MemoryStore<K, R> {
             unique: Vec::new(),
             settle_time: Duration::ZERO,
             level: Level::Fenced,
+            digests: false,
         }
+    }
+
+    /// Offers sums of ranges as well.
+    #[must_use]
+    pub fn with_digest(mut self) -> Self {
+        self.digests = true;
+        self
     }
 
     /// Keeps bulk calls and pages and gives up the fence.
@@ -194,6 +206,7 @@ impl<K: Key, R: Record> Store for MemoryStore<K, R> {
     fn capabilities(&self) -> Capabilities<'_, K, R> {
         Capabilities {
             bulk: (self.level >= Level::Bulk).then_some(self),
+            digest: self.digests.then_some(self),
             scan: (self.level >= Level::Bulk).then_some(self),
             fenced: (self.level >= Level::Fenced).then_some(self),
         }
@@ -212,18 +225,45 @@ impl<K: Key, R: Record> Bulk for MemoryStore<K, R> {
     }
 }
 
-#[async_trait]
-impl<K: Key, R: Record> Scan for MemoryStore<K, R> {
-    async fn page(&self, range: &KeyRange<K>, limit: usize) -> Result<Page<K, R>> {
-        if range.is_empty() {
-            return Ok(Vec::new());
-        }
+impl<K: Key, R> Tables<K, R> {
+    fn within<'a>(&'a self, range: &'a KeyRange<K>) -> impl Iterator<Item = (&'a K, &'a R)> {
         let bounds = (
             range.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded),
             range.up_to.as_ref().map_or(Bound::Unbounded, Bound::Included),
         );
+        // The bounds of an empty range may be the wrong way round, which a map refuses.
+        let records = (!range.is_empty()).then(|| self.records.range::<K, _>(bounds));
+        records.into_iter().flatten()
+    }
+}
+
+#[async_trait]
+impl<K: Key, R: Record> Digest for MemoryStore<K, R> {
+    fn digest_of(&self) -> String {
+        "the printed key and record in memory".to_owned()
+    }
+
+    async fn nth_key(&self, range: &KeyRange<K>, records: usize) -> Result<Option<K>> {
+        let place = records.saturating_sub(1);
+        Ok(self.lock().within(range).nth(place).map(|(key, _)| key.clone()))
+    }
+
+    async fn digest(&self, range: &KeyRange<K>) -> Result<RangeDigest> {
+        let mut digest = RangeDigest::default();
+        for (key, record) in self.lock().within(range) {
+            let mut hasher = DefaultHasher::new();
+            format!("{key:?} {record:?}").hash(&mut hasher);
+            digest.add(hasher.finish());
+        }
+        Ok(digest)
+    }
+}
+
+#[async_trait]
+impl<K: Key, R: Record> Scan for MemoryStore<K, R> {
+    async fn page(&self, range: &KeyRange<K>, limit: usize) -> Result<Page<K, R>> {
         let tables = self.lock();
-        let records = tables.records.range::<K, _>(bounds).take(limit);
+        let records = tables.within(range).take(limit);
         Ok(records.map(|(key, record)| (key.clone(), Ok(record.clone()))).collect())
     }
 

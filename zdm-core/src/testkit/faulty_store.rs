@@ -199,6 +199,7 @@ impl<S: Store> Store for FaultyStore<S> {
         let inner = self.inner.capabilities();
         Capabilities {
             bulk: inner.bulk.map(|_| self as _),
+            digest: None,
             scan: inner.scan.map(|_| self as _),
             fenced: inner.fenced.map(|_| self as _),
         }

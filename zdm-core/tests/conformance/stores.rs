@@ -121,7 +121,7 @@ impl Store for Broken {
     }
 
     fn capabilities(&self) -> Capabilities<'_, u64, Row> {
-        Capabilities { bulk: Some(self), scan: Some(self), fenced: Some(self) }
+        Capabilities { bulk: Some(self), digest: None, scan: Some(self), fenced: Some(self) }
     }
 }
 

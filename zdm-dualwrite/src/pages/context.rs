@@ -7,7 +7,7 @@ use zdm_core::clock::Clock;
 use zdm_core::error::{Error, Kind, Result};
 use zdm_core::queue::{Direction, EntryId, Touch, WriteQueue, WriteQueueExt};
 use zdm_core::report::Observers;
-use zdm_core::store::{Fenced, Scan, Store};
+use zdm_core::store::{Digest, Fenced, Scan, Store};
 
 use crate::adapter::DualWrite;
 use crate::adapter::operations::Ticket;
@@ -74,6 +74,12 @@ impl<S: Store> PageContext<S> {
     /// The secondary, walked in key order.
     pub(crate) fn scan_secondary(&self) -> Result<&dyn Scan<Key = S::Key, Record = S::Record>> {
         walk(self.secondary(), "secondary")
+    }
+
+    /// Both sides, the primary first, if their sums can be compared.
+    pub(crate) fn digests(&self) -> Option<[&dyn Digest<Key = S::Key, Record = S::Record>; 2]> {
+        let (ours, theirs) = (self.primary().capabilities().digest?, self.secondary().capabilities().digest?);
+        (ours.digest_of() == theirs.digest_of()).then_some([ours, theirs])
     }
 
     pub(crate) fn fence(&self) -> Option<&dyn Fenced<Key = S::Key, Record = S::Record>> {

@@ -60,7 +60,7 @@ impl<S: Store + Clone> Repair<S> {
             clock: Arc::clone(context.clock()),
         };
         let (journal, _) = open_journal(&place, context.direction, &ranges, |_| true).await?;
-        let work = Walk { context: context.clone(), then: Then::Queue };
+        let work = Walk::new(context.clone(), Then::Queue);
         let runner = Arc::new(Runner::new("repair", &context, settings, work, journal, estimated));
         Ok(Job::spawn(&runner.clone(), async move {
             let shared = &context.dual_write.shared;

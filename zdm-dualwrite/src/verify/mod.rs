@@ -1,6 +1,7 @@
 //! Comparing the two stores.
 
 mod compare;
+mod digest;
 mod findings;
 mod run;
 mod second_look;

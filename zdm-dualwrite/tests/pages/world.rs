@@ -273,6 +273,7 @@ impl Store for Wire {
         let inside = self.inside.capabilities();
         Capabilities {
             bulk: inside.bulk.is_some().then_some(self),
+            digest: None,
             scan: inside.scan.is_some().then_some(self),
             fenced: inside.fenced.is_some().then_some(self),
         }

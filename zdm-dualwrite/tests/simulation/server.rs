@@ -303,6 +303,7 @@ impl Store for Wire {
     fn capabilities(&self) -> Capabilities<'_, Key, Rec> {
         Capabilities {
             bulk: (self.server.level >= Level::Bulk).then_some(self),
+            digest: None,
             scan: (self.server.level >= Level::Bulk).then_some(self),
             fenced: (self.server.level >= Level::Fenced).then_some(self),
         }

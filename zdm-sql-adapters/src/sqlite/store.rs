@@ -299,7 +299,7 @@ impl<M: RowMapping> Store for TableStore<M> {
     }
 
     fn capabilities(&self) -> Capabilities<'_, M::Key, M::Record> {
-        Capabilities { bulk: Some(self), scan: Some(self), fenced: fence::capability(self) }
+        Capabilities { bulk: Some(self), digest: None, scan: Some(self), fenced: fence::capability(self) }
     }
 }
 
