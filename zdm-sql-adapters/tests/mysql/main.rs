@@ -5,6 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod cancellation;
+mod cut;
+#[path = "../cutting/mod.rs"]
+mod cutting;
 mod errors;
 mod support;
 mod timeouts;
