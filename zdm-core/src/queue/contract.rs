@@ -89,7 +89,8 @@ pub trait WriteQueue: Send + Sync + 'static {
     /// At most `limit` entries in a state, oldest first, for inspection.
     fn entries(&self, state: EntryState, limit: usize) -> Vec<Entry>;
 
-    /// Whether no entry and no taint covers the key: both stores are known to be equal there.
+    /// Whether no entry and no taint covers the key: both stores are known to be equal there. A queue that
+    /// several instances share says how old its knowledge of the others may be.
     fn is_clean(&self, key: &KeyBytes) -> bool;
 
     /// Begins to note what is touched in a range: every entry that covers a part of it now, and every one
@@ -153,6 +154,18 @@ pub trait WriteQueue: Send + Sync + 'static {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     async fn wait_drained(&self);
+
+    /// Where several instances share the queue: makes what the others had opened when this was called known
+    /// here, to [`is_clean`](Self::is_clean), the counts, the taints, and every watch that has begun, those
+    /// entries included that came and went since its last call. A watch counts what the others do from the
+    /// first call after its beginning on. In a queue of one process there is nothing to do.
+    ///
+    /// # Errors
+    /// `Kind::Unavailable` when the queue's storage fails; then what is known here may be old.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    async fn catch_up(&self) -> Result<()>;
 
     /// What this queue promises.
     fn guarantee(&self) -> Guarantee;

@@ -173,15 +173,44 @@ impl QueueIndex {
         opened_at: UnixMillis,
     ) -> Result<EntryId> {
         if self.slots.len() >= self.limit {
-            let message = format!("the secondary-write queue is full: {} entries, its limit", self.limit);
-            return Err(Error::new(Kind::Limit, message));
+            return Err(full(self.limit));
         }
         let id = EntryId(self.next_id);
-        for watch in &mut self.watches {
-            watch.note(&touch);
-        }
-        self.insert(id, touch, epoch, direction, opened_at, EntryState::Open);
+        self.open_as(id, touch, epoch, direction, opened_at);
         Ok(id)
+    }
+
+    /// Adds an OPEN entry under an id that the storage has given out. The limit does not apply.
+    pub fn open_as(
+        &mut self,
+        id: EntryId,
+        touch: Touch,
+        epoch: Epoch,
+        direction: Direction,
+        opened_at: UnixMillis,
+    ) {
+        self.note(&touch);
+        self.insert(id, touch, epoch, direction, opened_at, EntryState::Open);
+    }
+
+    /// Tells the watches of a touch that is not in this index.
+    pub fn note(&mut self, touch: &Touch) {
+        for watch in &mut self.watches {
+            watch.note(touch);
+        }
+    }
+
+    /// Removes an entry that is not claimed, in whatever state: somebody else looks after it now.
+    pub fn forget(&mut self, id: EntryId) -> Option<Entry> {
+        let state = self.slots.get(&id)?.state;
+        if state == EntryState::Claimed {
+            return None;
+        }
+        let slot = self.remove(id, state)?;
+        self.waiting.remove(&id);
+        self.reserved.remove(&id);
+        self.ready[lane(slot.direction)].remove(&id);
+        Some(view(id, &slot))
     }
 
     /// Adds a PARKED entry and returns it.
@@ -672,6 +701,16 @@ impl QueueIndex {
         self.slots.get(&id).map(|slot| view(id, slot))
     }
 
+    /// Whether an entry is parked. `None` when there is no such entry.
+    pub fn is_parked(&self, id: EntryId) -> Option<bool> {
+        self.slots.get(&id).map(|slot| slot.state == EntryState::Parked)
+    }
+
+    /// How many entries are parked.
+    pub const fn parked(&self) -> u64 {
+        self.counts[count_of(EntryState::Parked)]
+    }
+
     /// How many entries there are in any state.
     pub fn len(&self) -> usize {
         self.slots.len()
@@ -706,9 +745,14 @@ impl QueueIndex {
 
     /// Ends a watch; returns what was touched, in no order.
     pub fn unwatch(&mut self, id: WatchId) -> Vec<TouchItem> {
-        let Some(at) = self.watches.iter().position(|watch| watch.id == id) else { return Vec::new() };
+        self.end_watch(id).unwrap_or_default()
+    }
+
+    /// As [`unwatch`](Self::unwatch); `None` when there is no such watch.
+    pub fn end_watch(&mut self, id: WatchId) -> Option<Vec<TouchItem>> {
+        let at = self.watches.iter().position(|watch| watch.id == id)?;
         let watch = self.watches.swap_remove(at);
-        watch.seen.into_iter().map(|(span, intent)| TouchItem { span, intent }).collect()
+        Some(watch.seen.into_iter().map(|(span, intent)| TouchItem { span, intent }).collect())
     }
 
     /// Adds a taint; `id` is given when storage kept it.
@@ -757,6 +801,11 @@ impl QueueIndex {
     pub fn raise_ids_above(&mut self, seen: EntryId) {
         self.next_id = self.next_id.max(seen.0 + 1);
     }
+}
+
+/// The refusal of an entry that finds no room.
+fn full(limit: usize) -> Error {
+    Error::new(Kind::Limit, format!("the secondary-write queue is full: {limit} entries, its limit"))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -268,6 +268,10 @@ impl WriteQueue for MemoryQueue {
         }
     }
 
+    async fn catch_up(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn guarantee(&self) -> Guarantee {
         Guarantee::BestEffort
     }

@@ -273,6 +273,10 @@ impl WriteQueue for Broken {
         }
     }
 
+    async fn catch_up(&self) -> Result<()> {
+        self.inner.catch_up().await
+    }
+
     fn guarantee(&self) -> Guarantee {
         self.inner.guarantee()
     }

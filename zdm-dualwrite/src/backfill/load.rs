@@ -130,6 +130,7 @@ impl<S: Store> PageWork for Load<S> {
         // yet; what is touched beyond it is dropped later.
         let mut rows = if self.leaves_token() {
             let watch = Watch::begin(context.queue(), rest.encode());
+            context.queue().catch_up().await?;
             Rows::Watched { records: Vec::new(), watch, settles: None }
         } else {
             Rows::Fenced { records: Vec::new(), stamp: context.queue().draw_stamp().await? }
@@ -235,6 +236,7 @@ impl<S: Store> PageWork for Load<S> {
             } else {
                 Vec::new()
             };
+            self.context.queue().catch_up().await?;
             let mut touched = within(&page.range.encode(), watch.end());
             touched.extend(changed);
             *rows = Rows::Written { touched };

@@ -123,6 +123,9 @@ impl<S: Store + Clone> Shared<S> {
         // The key may have been written and mirrored between the two reads: only a second look at both
         // sides, with the key clean before it and untouched during it, shows a difference that stays.
         let touched = Watched { queue: &*self.queue, id: self.queue.watch(around(&bytes)) };
+        if self.queue.catch_up().await.is_err() {
+            return Compared::Failed;
+        }
         let (Ok(first), Ok(second)) =
             (self.side(primary).get(key).await, self.side(primary.other()).get(key).await)
         else {
@@ -130,6 +133,9 @@ impl<S: Store + Clone> Shared<S> {
         };
         if same(&first, &second) {
             return Compared::Same;
+        }
+        if self.queue.catch_up().await.is_err() {
+            return Compared::Failed;
         }
         if !self.queue.is_clean(&bytes) || touched.has(&bytes) {
             return Compared::InFlight;

@@ -229,6 +229,7 @@ impl<S: Store + Clone> Verify<S> {
         };
         // From before the first record is read.
         let touched = TouchedSince::begin(context.queue());
+        context.queue().catch_up().await?;
         touched.keep_small(&dual_write.shared.tasks, &dual_write.shared.stop);
         let (journal, resumed) = open_journal(&place, context.direction, &ranges, Plan::is_done).await?;
         let findings = Findings::new(keep);

@@ -86,11 +86,17 @@ impl<S: Store> SecondLook<S> {
         let queue = context.queue();
         let up_to = keys.iter().max().map(KeyBytes::of);
         let watch = queue.watch(KeyRange { after: None, up_to });
-        let pending = pending(context, keys);
-        let looks = read_both(context, keys).await;
+        let looks = async {
+            queue.catch_up().await?;
+            let pending = pending(context, keys);
+            let (ours, theirs) = read_both(context, keys).await?;
+            queue.catch_up().await?;
+            Ok((pending, ours, theirs))
+        }
+        .await;
         // Whether the look went well or not.
         let touched = queue.unwatch(watch);
-        let (ours, theirs) = looks?;
+        let (pending, ours, theirs) = looks?;
 
         let (mut touched_keys, mut touched_ranges) = (HashSet::new(), Vec::new());
         for item in &touched {

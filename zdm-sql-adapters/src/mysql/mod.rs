@@ -25,8 +25,11 @@
 mod classify;
 mod database;
 mod options;
+mod queue;
+mod schema;
 mod session;
 
 pub use classify::classify;
 pub use database::MySql;
 pub use options::MySqlOptions;
+pub use queue::MySqlQueue;

@@ -423,6 +423,10 @@ impl WriteQueue for SqliteQueue {
         }
     }
 
+    async fn catch_up(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn guarantee(&self) -> Guarantee {
         Guarantee::Journaled
     }
