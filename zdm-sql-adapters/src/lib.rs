@@ -45,6 +45,8 @@ compile_error!(
      for example zdm-sql-adapters = { version = \"0.1\", features = [\"sqlite\"] }"
 );
 
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+pub mod capture;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(any(feature = "mysql", feature = "postgres"))]

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use zdm_core::error::{Error, Kind, Result};
 
 use super::classify::{classify, code_of, refused_at_commit};
-use super::{SqliteOptions, Synchronous};
+use super::{SqliteOptions, Synchronous, capture};
 
 /// A database file: one connection that writes, several that read. Cheap to clone.
 ///
@@ -164,6 +164,25 @@ impl Sqlite {
                 "the task of a write ended without an answer: it panicked, or the runtime shuts down";
             Err(Error::new(Kind::Stopped, message).unknown())
         })
+    }
+
+    /// As [`write`](Self::write), for rows that come from the other side: triggers do not note them.
+    pub(super) async fn mirror<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        self.write(move |connection| {
+            Box::pin(async move {
+                let noted = capture::begin_mirroring(connection).await?;
+                let outcome = work(connection).await?;
+                if noted {
+                    capture::end_mirroring(connection).await?;
+                }
+                Ok(outcome)
+            })
+        })
+        .await
     }
 
     /// Closes all connections, after waiting for those in use.

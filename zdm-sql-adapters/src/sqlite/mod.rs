@@ -10,6 +10,7 @@
 
 mod apply;
 mod arguments;
+mod capture;
 mod checkpoints;
 mod classify;
 mod codec;
@@ -25,6 +26,7 @@ mod shape;
 mod statements;
 mod store;
 
+pub use capture::SqliteCapture;
 pub use checkpoints::SqliteCheckpoints;
 pub use classify::classify;
 pub use database::Sqlite;

@@ -3,19 +3,21 @@ use sqlx::sqlite::SqliteConnection;
 use zdm_core::error::{Error, Kind, Result};
 
 use super::classify::classify;
+use super::shape::quoted;
 use super::{Sqlite, queue};
 
 /// The numbered steps of the bookkeeping schema. A released step is never edited.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     include_str!("../../schema/sqlite/0001_fence.sql"),
     include_str!("../../schema/sqlite/0002_checkpoint.sql"),
     include_str!("../../schema/sqlite/0003_queue.sql"),
+    include_str!("../../schema/sqlite/0004_capture.sql"),
 ];
 
 const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS zdm_schema (version INTEGER NOT NULL PRIMARY KEY) STRICT";
 
 /// Every table of the bookkeeping, for its removal.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 10] = [
     "zdm_stamp",
     "zdm_page",
     "zdm_fence",
@@ -23,6 +25,8 @@ const TABLES: [&str; 8] = [
     "zdm_queue",
     "zdm_queue_entry",
     "zdm_queue_taint",
+    "zdm_capture",
+    "zdm_mirroring",
     "zdm_schema",
 ];
 
@@ -60,8 +64,16 @@ impl Sqlite {
     /// As [`write`](Self::write).
     pub async fn remove_schema(&self) -> Result<()> {
         let lock = queue::lock(self.path().to_owned()).await?;
-        let drops: String = TABLES.iter().map(|table| format!("DROP TABLE IF EXISTS {table};\n")).collect();
-        self.execute(drops).await?;
+        // Triggers of capture would fail every write to their tables.
+        let triggers: Vec<String> = sqlx::query_scalar(
+            "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND name LIKE 'zdm\\_capture\\_%' ESCAPE '\\'",
+        )
+        .fetch_all(&mut *self.reader().await?)
+        .await
+        .map_err(|error| classify(error, "looking for triggers"))?;
+        let triggers = triggers.iter().map(|name| format!("DROP TRIGGER IF EXISTS {};\n", quoted(name)));
+        let tables = TABLES.iter().map(|table| format!("DROP TABLE IF EXISTS {table};\n"));
+        self.execute(triggers.chain(tables).collect::<String>()).await?;
         lock.remove()
     }
 }

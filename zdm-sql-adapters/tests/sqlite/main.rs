@@ -5,6 +5,7 @@
 mod apply;
 mod bookkeeping;
 mod cancellation;
+mod capture;
 mod conformance;
 mod discovered;
 mod errors;
