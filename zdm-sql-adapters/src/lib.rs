@@ -49,6 +49,8 @@ compile_error!(
 pub mod capture;
 #[cfg(feature = "mysql")]
 pub mod mysql;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 pub mod shared_queue;
 #[cfg(feature = "sqlite")]
