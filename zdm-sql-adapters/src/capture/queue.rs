@@ -230,6 +230,11 @@ impl WriteQueue for CapturedQueue {
     }
 
     /// Waits until no note is left and nothing is pending.
+    async fn catch_up(&self) -> Result<()> {
+        self.take_over().await?;
+        self.inside.catch_up().await
+    }
+
     async fn wait_drained(&self) {
         loop {
             let moved = self.take_over().await;
