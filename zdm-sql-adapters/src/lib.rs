@@ -52,6 +52,8 @@ pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
+pub mod shared_phase;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub mod shared_queue;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

@@ -22,14 +22,18 @@
 //! `caching_sha2_password` needs such a connection or a socket; the way without needs RSA, which is left
 //! out because of the unfixed RUSTSEC-2023-0071.
 
+mod checkpoints;
 mod classify;
+mod coordinator;
 mod database;
 mod options;
 mod queue;
 mod schema;
 mod session;
 
+pub use checkpoints::MySqlCheckpoints;
 pub use classify::classify;
+pub use coordinator::MySqlCoordinator;
 pub use database::MySql;
 pub use options::MySqlOptions;
 pub use queue::MySqlQueue;

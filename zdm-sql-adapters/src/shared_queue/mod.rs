@@ -27,8 +27,9 @@
 //!   committed.
 //!
 //! What an instance knows of the others is a copy that is refreshed all the time. `is_clean`, the counts, the
-//! limit and the taints are as old as the copy: usually less than [`POLL`](Settings), and when it could not
-//! be refreshed for [`Settings::stale_after`], every key counts as dirty. `catch_up` waits for a refresh; so
+//! limit and the taints are as old as the copy: usually less than
+//! [`poll`](SharedQueueOptions::poll), and when it could not be refreshed for
+//! [`stale_after`](SharedQueueOptions::stale_after), every key counts as dirty. `catch_up` waits for a refresh; so
 //! does `wait_drained`. Watches see what came and went between two refreshes as well: while any instance
 //! watches, removed entries leave a trace for it.
 

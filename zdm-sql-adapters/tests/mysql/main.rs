@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails panics")]
 
+mod bookkeeping;
 mod cancellation;
 mod cut;
 #[path = "../cutting/mod.rs"]

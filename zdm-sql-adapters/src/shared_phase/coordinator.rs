@@ -1,0 +1,148 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, Notify};
+use zdm_core::clock::Clock;
+use zdm_core::error::{Error, Kind, Result};
+use zdm_core::phase::{Audit, Coordinator, Member, Move, MoveRecord, Phase, PhaseRecord};
+use zdm_core::queue::Epoch;
+
+use super::tables::{PhaseRow, PhaseTables};
+
+/// How often [`changed`](Coordinator::changed) asks the database.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The coordinator of a migration whose instances share a database.
+pub struct SharedCoordinator<T: PhaseTables> {
+    tables: T,
+    migration: String,
+    /// One move of this instance at a time. Whoever asks for the phase waits for it, so that a move whose
+    /// caller went away is seen or does not happen.
+    moving: Arc<Mutex<()>>,
+    moved: Notify,
+    clock: Arc<dyn Clock>,
+}
+
+impl<T: PhaseTables> SharedCoordinator<T> {
+    pub(crate) async fn begin(
+        tables: T,
+        migration: &str,
+        phase: Phase,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let row = PhaseRow::new(1, text_of(&phase)?, clock.unix_millis());
+        tables.begin(migration, row).await?;
+        let moving = Arc::new(Mutex::new(()));
+        Ok(Self { tables, migration: migration.to_owned(), moving, moved: Notify::new(), clock })
+    }
+
+    async fn read(&self) -> Result<PhaseRecord> {
+        let row = self.tables.phase(&self.migration).await?;
+        let PhaseRow { epoch, phase, since } = row.ok_or_else(|| {
+            let message = format!("the phase of the migration {:?} is gone from its table", self.migration);
+            Error::new(Kind::Damaged, message)
+        })?;
+        let phase = parse(&phase, || format!("the phase of the migration {:?}", self.migration))?;
+        Ok(PhaseRecord { phase, epoch: Epoch(epoch), since })
+    }
+}
+
+impl<T: PhaseTables> fmt::Debug for SharedCoordinator<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedCoordinator").field("migration", &self.migration).finish_non_exhaustive()
+    }
+}
+
+fn text_of(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::new(Kind::Invalid, "a phase cannot be written down").with_source(error))
+}
+
+fn parse<V: serde::de::DeserializeOwned>(text: &str, what: impl FnOnce() -> String) -> Result<V> {
+    serde_json::from_str(text).map_err(|error| {
+        let message =
+            format!("{} is not known to this program: {text:?}; was it written by a newer version?", what());
+        Error::new(Kind::Damaged, message).with_source(error)
+    })
+}
+
+fn changed_meanwhile(now: &PhaseRecord, expected: Epoch) -> Error {
+    let message = format!(
+        "the phase has changed meanwhile: it is {} of epoch {}, expected was epoch {expected}",
+        now.phase, now.epoch
+    );
+    Error::new(Kind::Refused, message)
+}
+
+#[async_trait]
+impl<T: PhaseTables> Coordinator for SharedCoordinator<T> {
+    async fn current(&self) -> Result<PhaseRecord> {
+        let _none_moves = self.moving.lock().await;
+        self.read().await
+    }
+
+    async fn advance(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<PhaseRecord> {
+        let mine = Arc::clone(&self.moving).lock_owned().await;
+        let now = self.read().await?;
+        if now.epoch != expected {
+            return Err(changed_meanwhile(&now, expected));
+        }
+        Move::between(now.phase, to)?;
+        // The clocks of two instances may differ; time does not run backwards in the history.
+        let since = self.clock.unix_millis().max(now.since);
+        let next = PhaseRecord { phase: to, epoch: now.epoch.next(), since };
+        let made = MoveRecord { from: now.phase, to, epoch: next.epoch, at: since, audit };
+        let row = PhaseRow::new(next.epoch.0, text_of(&to)?, since);
+        let (tables, migration, made) = (self.tables.clone(), self.migration.clone(), text_of(&made)?);
+        let moving = tokio::spawn(async move {
+            let replaced = tables.replace(&migration, expected.0, row, made).await;
+            drop(mine);
+            replaced
+        });
+        let replaced = moving.await.unwrap_or_else(|error| {
+            let message = "the move was cut off: the runtime shuts down";
+            Err(Error::new(Kind::Stopped, message).with_source(error).unknown())
+        })?;
+        if !replaced {
+            return Err(changed_meanwhile(&self.current().await?, expected));
+        }
+        self.moved.notify_waiters();
+        Ok(next)
+    }
+
+    async fn history(&self) -> Result<Vec<MoveRecord>> {
+        let moves = self.tables.moves(&self.migration).await?;
+        moves
+            .iter()
+            .map(|made| parse(made, || format!("a move of the migration {:?}", self.migration)))
+            .collect()
+    }
+
+    async fn changed(&self, known: Epoch) -> Result<PhaseRecord> {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            let record = self.current().await?;
+            if record.epoch > known {
+                return Ok(record);
+            }
+            // By this instance, or perhaps by another one.
+            drop(tokio::time::timeout(POLL, moved).await);
+        }
+    }
+
+    async fn report(&self, member: Member, lease: Duration) -> Result<()> {
+        self.tables.put_member(&self.migration, &member, lease).await
+    }
+
+    async fn members(&self) -> Result<Vec<Member>> {
+        self.tables.members(&self.migration).await
+    }
+
+    async fn leave(&self, name: &str) -> Result<()> {
+        self.tables.remove_member(&self.migration, name).await
+    }
+}
