@@ -4,8 +4,7 @@
 CREATE TABLE IF NOT EXISTS zdm_phase (
     migration VARBINARY(512) NOT NULL PRIMARY KEY,
     epoch BIGINT NOT NULL,
-    phase LONGTEXT CHARACTER SET utf8mb4 NOT NULL,
-    since BIGINT NOT NULL
+    record LONGTEXT CHARACTER SET utf8mb4 NOT NULL
 ) ENGINE = InnoDB;
 
 -- Every move, by the epoch that it began.

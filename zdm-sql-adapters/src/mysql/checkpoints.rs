@@ -65,26 +65,32 @@ async fn read(connection: &mut MySqlConnection, job: &str, lock: &str) -> Result
 }
 
 async fn write(connection: &mut MySqlConnection, job: &str, checkpoint: Checkpoint) -> Result<()> {
-    checkpoint.expect_after(job, read(connection, job, " FOR UPDATE").await?.as_ref())?;
+    let stored = read(connection, job, " FOR UPDATE").await?;
+    checkpoint.expect_after(job, stored.as_ref())?;
     let number = |name: &str, value: u64| {
         i64::try_from(value).map_err(|_| {
             Error::new(Kind::Invalid, format!("the {name} {value} of a checkpoint is above 2^63"))
         })
     };
-    sqlx::query(
-        "INSERT INTO zdm_checkpoint (job, format, sequence, subject, position, updated_at) VALUES (?, ?, ?, ?, ?, ?) \
-         ON DUPLICATE KEY UPDATE format = VALUES(format), sequence = VALUES(sequence), subject = VALUES(subject), \
-         position = VALUES(position), updated_at = VALUES(updated_at)",
-    )
-    .bind(job.as_bytes().to_vec())
-    .bind(i64::from(checkpoint.format))
-    .bind(number("sequence", checkpoint.sequence)?)
-    .bind(checkpoint.subject)
-    .bind(checkpoint.position)
-    .bind(number("time", checkpoint.updated_at)?)
-    .execute(connection)
-    .await
-    .map_err(|error| failed(error, job))?;
+    // A row that is not there cannot be locked. Of two that insert it, one fails and tries again.
+    let sql = match stored {
+        Some(_) => {
+            "UPDATE zdm_checkpoint SET format = ?, sequence = ?, subject = ?, position = ?, updated_at = ? WHERE job = ?"
+        }
+        None => {
+            "INSERT INTO zdm_checkpoint (format, sequence, subject, position, updated_at, job) VALUES (?, ?, ?, ?, ?, ?)"
+        }
+    };
+    sqlx::query(sql)
+        .bind(i64::from(checkpoint.format))
+        .bind(number("sequence", checkpoint.sequence)?)
+        .bind(checkpoint.subject)
+        .bind(checkpoint.position)
+        .bind(number("time", checkpoint.updated_at)?)
+        .bind(job.as_bytes().to_vec())
+        .execute(connection)
+        .await
+        .map_err(|error| failed(error, job))?;
     Ok(())
 }
 
@@ -96,10 +102,17 @@ impl CheckpointStore for MySqlCheckpoints {
     }
 
     async fn save(&self, job: &str, checkpoint: &Checkpoint) -> Result<()> {
-        let (job, checkpoint) = (job.to_owned(), checkpoint.clone());
-        self.db
-            .write(move |connection| Box::pin(async move { write(connection, &job, checkpoint).await }))
-            .await
+        loop {
+            let (job, checkpoint) = (job.to_owned(), checkpoint.clone());
+            let saved = self
+                .db
+                .write(move |connection| Box::pin(async move { write(connection, &job, checkpoint).await }));
+            match saved.await {
+                // Another save was the first one.
+                Err(error) if error.kind() == Kind::Conflict => {}
+                saved => return saved,
+            }
+        }
     }
 
     async fn remove(&self, job: &str) -> Result<()> {

@@ -9,7 +9,7 @@ use zdm_core::queue::Epoch;
 
 use super::MySql;
 use super::classify::classify;
-use crate::shared_phase::{PhaseRow, PhaseTables, SharedCoordinator};
+use crate::shared_phase::{PhaseTables, SharedCoordinator};
 
 /// The phase of a migration and the instances that follow it, in a MySQL or MariaDB database.
 ///
@@ -50,19 +50,17 @@ fn failed(error: sqlx::Error) -> Error {
 
 #[async_trait]
 impl PhaseTables for MySql {
-    async fn begin(&self, migration: &str, row: PhaseRow) -> Result<()> {
+    async fn begin(&self, migration: &str, epoch: Epoch, record: String) -> Result<()> {
         let migration = migration.to_owned();
         self.write(move |connection| {
             Box::pin(async move {
-                let (epoch, phase, since) = row.columns();
                 sqlx::query(
-                    "INSERT INTO zdm_phase (migration, epoch, phase, since) VALUES (?, ?, ?, ?) \
+                    "INSERT INTO zdm_phase (migration, epoch, record) VALUES (?, ?, ?) \
                      ON DUPLICATE KEY UPDATE migration = migration",
                 )
                 .bind(migration.into_bytes())
-                .bind(epoch)
-                .bind(phase)
-                .bind(since)
+                .bind(epoch.0.cast_signed())
+                .bind(record)
                 .execute(connection)
                 .await
                 .map_err(failed)?;
@@ -72,50 +70,53 @@ impl PhaseTables for MySql {
         .await
     }
 
-    async fn phase(&self, migration: &str) -> Result<Option<PhaseRow>> {
+    async fn record(&self, migration: &str) -> Result<Option<String>> {
         let migration = migration.to_owned();
         self.read(move |connection| {
             Box::pin(async move {
-                let row: Option<(i64, String, i64)> =
-                    sqlx::query_as("SELECT epoch, phase, since FROM zdm_phase WHERE migration = ?")
-                        .bind(migration.into_bytes())
-                        .fetch_optional(connection)
-                        .await
-                        .map_err(failed)?;
-                Ok(row.map(|(epoch, phase, since)| {
-                    PhaseRow::new(epoch.cast_unsigned(), phase, since.cast_unsigned())
-                }))
+                sqlx::query_scalar("SELECT record FROM zdm_phase WHERE migration = ?")
+                    .bind(migration.into_bytes())
+                    .fetch_optional(connection)
+                    .await
+                    .map_err(failed)
             })
         })
         .await
     }
 
-    async fn replace(&self, migration: &str, expected: u64, row: PhaseRow, made: String) -> Result<bool> {
+    async fn replace(
+        &self,
+        migration: &str,
+        expected: Epoch,
+        next: (Epoch, String),
+        made: Option<String>,
+    ) -> Result<bool> {
         let migration = migration.to_owned();
         self.write(move |connection| {
             Box::pin(async move {
-                let (epoch, phase, since) = row.columns();
+                let (epoch, record) = next;
                 let replaced = sqlx::query(
-                    "UPDATE zdm_phase SET epoch = ?, phase = ?, since = ? WHERE migration = ? AND epoch = ?",
+                    "UPDATE zdm_phase SET epoch = ?, record = ? WHERE migration = ? AND epoch = ?",
                 )
-                .bind(epoch)
-                .bind(phase)
-                .bind(since)
+                .bind(epoch.0.cast_signed())
+                .bind(record)
                 .bind(migration.as_bytes())
-                .bind(expected.cast_signed())
+                .bind(expected.0.cast_signed())
                 .execute(&mut *connection)
                 .await
                 .map_err(failed)?;
                 if replaced.rows_affected() == 0 {
                     return Ok(false);
                 }
-                sqlx::query("INSERT INTO zdm_phase_move (migration, epoch, move) VALUES (?, ?, ?)")
-                    .bind(migration.as_bytes())
-                    .bind(epoch)
-                    .bind(made)
-                    .execute(connection)
-                    .await
-                    .map_err(failed)?;
+                if let Some(made) = made {
+                    sqlx::query("INSERT INTO zdm_phase_move (migration, epoch, move) VALUES (?, ?, ?)")
+                        .bind(migration.as_bytes())
+                        .bind(epoch.0.cast_signed())
+                        .bind(made)
+                        .execute(connection)
+                        .await
+                        .map_err(failed)?;
+                }
                 Ok(true)
             })
         })

@@ -24,11 +24,18 @@
 //! Connections are not encrypted, unless the program turns on one of sqlx's `tls-` features. A pooler in
 //! between must keep one server connection for one client connection: the timeouts belong to the session.
 
+mod checkpoints;
 mod classify;
+mod coordinator;
 mod database;
 mod options;
+mod queue;
+mod schema;
 mod session;
 
+pub use checkpoints::PgCheckpoints;
 pub use classify::classify;
+pub use coordinator::PgCoordinator;
 pub use database::Postgres;
 pub use options::PostgresOptions;
+pub use queue::PgQueue;

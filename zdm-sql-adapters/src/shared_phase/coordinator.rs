@@ -9,7 +9,7 @@ use zdm_core::error::{Error, Kind, Result};
 use zdm_core::phase::{Audit, Coordinator, Member, Move, MoveRecord, Phase, PhaseRecord};
 use zdm_core::queue::Epoch;
 
-use super::tables::{PhaseRow, PhaseTables};
+use super::tables::PhaseTables;
 
 /// How often [`changed`](Coordinator::changed) asks the database.
 const POLL: Duration = Duration::from_millis(100);
@@ -32,20 +32,49 @@ impl<T: PhaseTables> SharedCoordinator<T> {
         phase: Phase,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let row = PhaseRow::new(1, text_of(&phase)?, clock.unix_millis());
-        tables.begin(migration, row).await?;
+        let first = PhaseRecord { phase, epoch: Epoch(1), since: clock.unix_millis() };
+        tables.begin(migration, first.epoch, text_of(&first)?).await?;
         let moving = Arc::new(Mutex::new(()));
         Ok(Self { tables, migration: migration.to_owned(), moving, moved: Notify::new(), clock })
     }
 
     async fn read(&self) -> Result<PhaseRecord> {
-        let row = self.tables.phase(&self.migration).await?;
-        let PhaseRow { epoch, phase, since } = row.ok_or_else(|| {
+        let record = self.tables.record(&self.migration).await?.ok_or_else(|| {
             let message = format!("the phase of the migration {:?} is gone from its table", self.migration);
             Error::new(Kind::Damaged, message)
         })?;
-        let phase = parse(&phase, || format!("the phase of the migration {:?}", self.migration))?;
-        Ok(PhaseRecord { phase, epoch: Epoch(epoch), since })
+        parse(&record, || format!("the phase of the migration {:?}", self.migration))
+    }
+
+    /// Replaces the record by what `change` makes of it.
+    async fn replace(
+        &self,
+        expected: Epoch,
+        change: impl FnOnce(&PhaseRecord) -> Result<(PhaseRecord, Option<MoveRecord>)>,
+    ) -> Result<PhaseRecord> {
+        let mine = Arc::clone(&self.moving).lock_owned().await;
+        let now = self.read().await?;
+        if now.epoch != expected {
+            return Err(changed_meanwhile(&now, expected));
+        }
+        let (next, made) = change(&now)?;
+        let (tables, migration) = (self.tables.clone(), self.migration.clone());
+        let row = (next.epoch, text_of(&next)?);
+        let made = made.as_ref().map(text_of).transpose()?;
+        let moving = tokio::spawn(async move {
+            let replaced = tables.replace(&migration, expected, row, made).await;
+            drop(mine);
+            replaced
+        });
+        let replaced = moving.await.unwrap_or_else(|error| {
+            let message = "the move was cut off: the runtime shuts down";
+            Err(Error::new(Kind::Stopped, message).with_source(error).unknown())
+        })?;
+        if !replaced {
+            return Err(changed_meanwhile(&self.current().await?, expected));
+        }
+        self.moved.notify_waiters();
+        Ok(next)
     }
 }
 
@@ -84,32 +113,15 @@ impl<T: PhaseTables> Coordinator for SharedCoordinator<T> {
     }
 
     async fn advance(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<PhaseRecord> {
-        let mine = Arc::clone(&self.moving).lock_owned().await;
-        let now = self.read().await?;
-        if now.epoch != expected {
-            return Err(changed_meanwhile(&now, expected));
-        }
-        Move::between(now.phase, to)?;
-        // The clocks of two instances may differ; time does not run backwards in the history.
-        let since = self.clock.unix_millis().max(now.since);
-        let next = PhaseRecord { phase: to, epoch: now.epoch.next(), since };
-        let made = MoveRecord { from: now.phase, to, epoch: next.epoch, at: since, audit };
-        let row = PhaseRow::new(next.epoch.0, text_of(&to)?, since);
-        let (tables, migration, made) = (self.tables.clone(), self.migration.clone(), text_of(&made)?);
-        let moving = tokio::spawn(async move {
-            let replaced = tables.replace(&migration, expected.0, row, made).await;
-            drop(mine);
-            replaced
-        });
-        let replaced = moving.await.unwrap_or_else(|error| {
-            let message = "the move was cut off: the runtime shuts down";
-            Err(Error::new(Kind::Stopped, message).with_source(error).unknown())
-        })?;
-        if !replaced {
-            return Err(changed_meanwhile(&self.current().await?, expected));
-        }
-        self.moved.notify_waiters();
-        Ok(next)
+        self.replace(expected, |now| {
+            Move::between(now.phase, to)?;
+            // The clocks of two instances may differ; time does not run backwards in the history.
+            let since = self.clock.unix_millis().max(now.since);
+            let next = PhaseRecord { phase: to, epoch: now.epoch.next(), since };
+            let made = MoveRecord { from: now.phase, to, epoch: next.epoch, at: since, audit };
+            Ok((next, Some(made)))
+        })
+        .await
     }
 
     async fn history(&self) -> Result<Vec<MoveRecord>> {

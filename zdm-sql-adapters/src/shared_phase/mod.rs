@@ -9,5 +9,4 @@ mod coordinator;
 mod tables;
 
 pub use coordinator::SharedCoordinator;
-pub(crate) use tables::PhaseRow;
 pub use tables::PhaseTables;

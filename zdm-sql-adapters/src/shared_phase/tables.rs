@@ -3,37 +3,26 @@ use std::time::Duration;
 use async_trait::async_trait;
 use zdm_core::error::Result;
 use zdm_core::phase::Member;
-
-/// The row of a phase. The phase is in its serialized form.
-#[derive(Clone, Debug)]
-pub struct PhaseRow {
-    pub(super) epoch: u64,
-    pub(super) phase: String,
-    pub(super) since: u64,
-}
-
-impl PhaseRow {
-    pub(crate) const fn new(epoch: u64, phase: String, since: u64) -> Self {
-        Self { epoch, phase, since }
-    }
-
-    /// The columns in the order of the table.
-    pub(crate) fn columns(self) -> (i64, String, i64) {
-        (self.epoch.cast_signed(), self.phase, self.since.cast_signed())
-    }
-}
+use zdm_core::queue::Epoch;
 
 /// The tables of phases and members in one kind of database: statements, and no decisions.
 #[async_trait]
 pub trait PhaseTables: Clone + Send + Sync + 'static {
-    /// Makes the row of a migration if it is not there.
-    async fn begin(&self, migration: &str, row: PhaseRow) -> Result<()>;
+    /// Makes the record of a migration, in its serialized form, if it is not there.
+    async fn begin(&self, migration: &str, epoch: Epoch, record: String) -> Result<()>;
 
-    /// The row of a migration.
-    async fn phase(&self, migration: &str) -> Result<Option<PhaseRow>>;
+    /// The record of a migration.
+    async fn record(&self, migration: &str) -> Result<Option<String>>;
 
-    /// Replaces the row if its epoch is `expected`, and writes the move down. Tells whether it did.
-    async fn replace(&self, migration: &str, expected: u64, row: PhaseRow, made: String) -> Result<bool>;
+    /// Replaces the record if its epoch is `expected`, and writes the move down, if it is one. Tells whether
+    /// it did.
+    async fn replace(
+        &self,
+        migration: &str,
+        expected: Epoch,
+        next: (Epoch, String),
+        made: Option<String>,
+    ) -> Result<bool>;
 
     /// The moves, oldest first.
     async fn moves(&self, migration: &str) -> Result<Vec<String>>;

@@ -67,7 +67,7 @@ async fn a_move_is_seen_by_another_instance_and_an_unknown_phase_is_an_error() {
     assert_eq!(seen.unwrap(), moved.unwrap());
     let stale = other.advance(now.epoch, Phase::DualWrite, zdm_core::phase::Audit::default()).await;
     assert_eq!(stale.unwrap_err().kind(), Kind::Refused);
-    db.execute("UPDATE zdm_phase SET phase = '\"Sideways\"'").await.unwrap();
+    db.execute("UPDATE zdm_phase SET record = replace(record, 'dual', 'Sideways ')").await.unwrap();
     let error = other.current().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Damaged);
     assert!(error.to_string().contains("old to new") && error.to_string().contains("Sideways"), "{error}");

@@ -2,10 +2,14 @@
 //!
 //! `ZDM_TEST_POSTGRES_URL` names it. Without one each test says that it is left out; in CI it fails.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails panics")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails panics")]
 
+mod bookkeeping;
 mod cancellation;
 mod cut;
 mod errors;
+mod queue;
+#[path = "../shared_queue/mod.rs"]
+mod shared_queue;
 mod support;
 mod timeouts;

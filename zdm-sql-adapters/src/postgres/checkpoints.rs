@@ -1,0 +1,148 @@
+use async_trait::async_trait;
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
+use zdm_core::checkpoint::{Checkpoint, CheckpointStore};
+use zdm_core::error::{Error, Kind, Result};
+
+use super::Postgres;
+use super::classify::classify;
+
+/// Checkpoints in a table of a PostgreSQL database.
+///
+/// ```no_run
+/// # async fn example() -> zdm_core::Result<()> {
+/// use zdm_core::checkpoint::{Checkpoint, CheckpointStore};
+/// use zdm_sql_adapters::postgres::{Postgres, PgCheckpoints};
+///
+/// let db = Postgres::connect("postgres://app:secret@db.internal/shop").await?;
+/// let checkpoints = PgCheckpoints::open(&db).await?;
+/// checkpoints.save("backfill", &Checkpoint::first(1, "users", vec![7], 0)).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct PgCheckpoints {
+    db: Postgres,
+}
+
+impl PgCheckpoints {
+    /// Checkpoints in a database; creates the bookkeeping tables if they are not there.
+    ///
+    /// # Errors
+    /// As [`Postgres::ensure_schema`].
+    pub async fn open(db: &Postgres) -> Result<Self> {
+        db.ensure_schema().await?;
+        Ok(Self { db: db.clone() })
+    }
+}
+
+fn failed(error: sqlx::Error, job: &str) -> Error {
+    classify(error, &format!("the checkpoint of the job {job:?}"))
+}
+
+async fn read(connection: &mut PgConnection, job: &str, lock: &str) -> Result<Option<Checkpoint>> {
+    let row: Option<(i64, i64, String, Vec<u8>, i64)> = sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT format, sequence, subject, position, updated_at FROM zdm_checkpoint WHERE job = $1{lock}"
+    )))
+    .bind(job.to_owned())
+    .fetch_optional(connection)
+    .await
+    .map_err(|error| failed(error, job))?;
+    let Some((format, sequence, subject, position, updated_at)) = row else { return Ok(None) };
+    let out_of_range = |_| {
+        let message = format!(
+            "the checkpoint of the job {job:?} has numbers that no release writes; remove it to start from the \
+             beginning"
+        );
+        Error::new(Kind::Damaged, message)
+    };
+    Ok(Some(Checkpoint {
+        format: u32::try_from(format).map_err(out_of_range)?,
+        sequence: u64::try_from(sequence).map_err(out_of_range)?,
+        subject,
+        position,
+        updated_at: u64::try_from(updated_at).map_err(out_of_range)?,
+    }))
+}
+
+async fn write(connection: &mut PgConnection, job: &str, checkpoint: Checkpoint) -> Result<()> {
+    let stored = read(connection, job, " FOR UPDATE").await?;
+    checkpoint.expect_after(job, stored.as_ref())?;
+    let number = |name: &str, value: u64| {
+        i64::try_from(value).map_err(|_| {
+            Error::new(Kind::Invalid, format!("the {name} {value} of a checkpoint is above 2^63"))
+        })
+    };
+    // A row that is not there cannot be locked. Of two that insert it, one fails and tries again.
+    let sql = match stored {
+        Some(_) => {
+            "UPDATE zdm_checkpoint SET format = $1, sequence = $2, subject = $3, position = $4, updated_at = $5 \
+             WHERE job = $6"
+        }
+        None => {
+            "INSERT INTO zdm_checkpoint (format, sequence, subject, position, updated_at, job) \
+             VALUES ($1, $2, $3, $4, $5, $6)"
+        }
+    };
+    sqlx::query(sql)
+        .bind(i64::from(checkpoint.format))
+        .bind(number("sequence", checkpoint.sequence)?)
+        .bind(checkpoint.subject)
+        .bind(checkpoint.position)
+        .bind(number("time", checkpoint.updated_at)?)
+        .bind(job.to_owned())
+        .execute(connection)
+        .await
+        .map_err(|error| failed(error, job))?;
+    Ok(())
+}
+
+#[async_trait]
+impl CheckpointStore for PgCheckpoints {
+    async fn load(&self, job: &str) -> Result<Option<Checkpoint>> {
+        let job = job.to_owned();
+        self.db.read(move |connection| Box::pin(async move { read(connection, &job, "").await })).await
+    }
+
+    async fn save(&self, job: &str, checkpoint: &Checkpoint) -> Result<()> {
+        loop {
+            let (job, checkpoint) = (job.to_owned(), checkpoint.clone());
+            let saved = self
+                .db
+                .write(move |connection| Box::pin(async move { write(connection, &job, checkpoint).await }));
+            match saved.await {
+                // Another save was the first one.
+                Err(error) if error.kind() == Kind::Conflict => {}
+                saved => return saved,
+            }
+        }
+    }
+
+    async fn remove(&self, job: &str) -> Result<()> {
+        let job = job.to_owned();
+        self.db
+            .write(move |connection| {
+                Box::pin(async move {
+                    sqlx::query("DELETE FROM zdm_checkpoint WHERE job = $1")
+                        .bind(job.clone())
+                        .execute(connection)
+                        .await
+                        .map_err(|error| failed(error, &job))?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    async fn jobs(&self) -> Result<Vec<String>> {
+        self.db
+            .read(|connection| {
+                Box::pin(async move {
+                    sqlx::query_scalar("SELECT job FROM zdm_checkpoint ORDER BY job")
+                        .fetch_all(connection)
+                        .await
+                        .map_err(|error| classify(error, "listing the jobs with checkpoints"))
+                })
+            })
+            .await
+    }
+}
