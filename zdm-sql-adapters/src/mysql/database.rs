@@ -96,8 +96,7 @@ impl MySql {
         let task = tokio::spawn(async move {
             let failed = |error| classify(error, "running statements");
             let mut connection = db.options.connect.connect().await.map_err(failed)?;
-            let setup = session::setup(&db.options, &db.server, Purpose::Schema);
-            session::run(&mut connection, setup).await.map_err(failed)?;
+            session::run(&mut connection, db.setup(Purpose::Schema)).await.map_err(failed)?;
             session::run(&mut connection, statements).await.map_err(failed)?;
             let _ = connection.close().await;
             Ok(())
@@ -171,6 +170,23 @@ impl MySql {
 
     pub(super) async fn reader(&self) -> Result<Reader> {
         Ok(Reader::new(self.acquire(&self.readers, self.options.readers).await?))
+    }
+
+    pub(super) fn setup(&self, purpose: Purpose) -> String {
+        session::setup(&self.options, &self.server, purpose)
+    }
+
+    pub(super) fn is_mariadb(&self) -> bool {
+        self.server.mariadb
+    }
+
+    pub(super) fn skips_locked(&self) -> bool {
+        self.server.skips_locked
+    }
+
+    /// The longest statement that the server takes, in bytes.
+    pub(super) fn max_packet(&self) -> usize {
+        self.server.max_packet
     }
 
     async fn acquire(&self, pool: &MySqlPool, size: u32) -> Result<PoolConnection<sqlx::MySql>> {

@@ -1,6 +1,7 @@
 //! MySQL and MariaDB: tables as stores, through sqlx.
 //!
-//! [`MySql`] is a database on a server.
+//! [`MySql`] is a database on a server. [`MyTable`] is a table of typed records, [`MyRows`] any table.
+//! [`MySqlQueue`], [`MySqlCheckpoints`] and [`MySqlCoordinator`] keep the bookkeeping of a migration.
 //!
 //! Why every write has a task of its own: a future that is dropped between START TRANSACTION and the
 //! answer leaves its connection in a transaction that nobody owns, and the next statement on it reports
@@ -22,18 +23,32 @@
 //! `caching_sha2_password` needs such a connection or a socket; the way without needs RSA, which is left
 //! out because of the unfixed RUSTSEC-2023-0071.
 
+mod apply;
+mod arguments;
+mod care;
 mod checkpoints;
 mod classify;
+mod codec;
 mod coordinator;
+mod create;
 mod database;
+mod fence;
+mod load;
+mod native;
 mod options;
 mod queue;
+mod scan;
 mod schema;
 mod session;
+mod shape;
+mod statements;
+mod store;
 
 pub use checkpoints::MySqlCheckpoints;
 pub use classify::classify;
 pub use coordinator::MySqlCoordinator;
+pub use create::TableSql;
 pub use database::MySql;
 pub use options::MySqlOptions;
 pub use queue::MySqlQueue;
+pub use store::{MyRows, MyTable, TableStore};

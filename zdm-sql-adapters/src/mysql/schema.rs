@@ -6,17 +6,18 @@ use super::classify::classify;
 
 /// The numbered steps of the bookkeeping schema. A released step is never edited. MySQL commits every
 /// statement that changes the schema, so a step may have been done in part: each can be repeated.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     include_str!("../../schema/mysql/0001_queue.sql"),
     include_str!("../../schema/mysql/0002_checkpoint.sql"),
     include_str!("../../schema/mysql/0003_phase.sql"),
+    include_str!("../../schema/mysql/0004_fence.sql"),
 ];
 
 const VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS zdm_schema (version BIGINT NOT NULL PRIMARY KEY) ENGINE = InnoDB";
 
 /// Every table of the bookkeeping, for its removal.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 17] = [
     "zdm_counter",
     "zdm_queue",
     "zdm_queue_instance",
@@ -29,6 +30,10 @@ const TABLES: [&str; 13] = [
     "zdm_phase",
     "zdm_phase_move",
     "zdm_phase_member",
+    "zdm_stamp",
+    "zdm_page",
+    "zdm_fence",
+    "zdm_slot",
     "zdm_schema",
 ];
 

@@ -28,17 +28,27 @@ pub(super) const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; 
 pub(super) struct Server {
     pub(super) version: String,
     pub(super) mariadb: bool,
+    /// Whether it knows SKIP LOCKED.
+    pub(super) skips_locked: bool,
+    /// The longest statement that it takes, in bytes.
+    pub(super) max_packet: usize,
 }
 
 impl Server {
     pub(super) async fn ask(connection: &mut MySqlConnection) -> Result<Self> {
         let doing = |error| classify(error, "asking the server for its version");
-        let version: String = sqlx::query_scalar("SELECT CAST(VERSION() AS CHAR)")
-            .fetch_one(connection)
-            .await
-            .map_err(doing)?;
+        let (version, packet): (String, i64) =
+            sqlx::query_as("SELECT CAST(VERSION() AS CHAR), CAST(@@max_allowed_packet AS SIGNED)")
+                .fetch_one(connection)
+                .await
+                .map_err(doing)?;
         let mariadb = version.contains("MariaDB");
-        Ok(Self { version, mariadb })
+        let numbers: Vec<u32> =
+            version.split(['.', '-']).map_while(|number| number.parse().ok()).take(2).collect();
+        let skips_locked = numbers >= if mariadb { vec![10, 6] } else { vec![8, 0] };
+        // Less than a page of rows would not do.
+        let max_packet = usize::try_from(packet).unwrap_or_default().max(64 << 10);
+        Ok(Self { version, mariadb, skips_locked, max_packet })
     }
 }
 

@@ -19,4 +19,6 @@ pub use mapping::{RowReader, RowWriter, TableMapping};
 pub(crate) use rows::key_values;
 pub use rows::{Discovered, RowMapping, RowValues, Typed};
 pub use shape::{ColumnShape, ForeignKeyShape, IndexShape, TableShape};
+#[cfg(feature = "mysql")]
+pub(crate) use text_form::{civil, days_of};
 pub use value::{Date, FromValue, Interval, Json, Time, Timestamp, ToValue, Uuid, Value};

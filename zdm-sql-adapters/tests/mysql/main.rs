@@ -4,14 +4,20 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails panics")]
 
+mod apply;
 mod bookkeeping;
 mod cancellation;
+mod conformance;
+mod create;
 mod cut;
 #[path = "../cutting/mod.rs"]
 mod cutting;
 mod errors;
+mod fence;
+mod pages;
 mod queue;
 #[path = "../shared_queue/mod.rs"]
 mod shared_queue;
 mod support;
 mod timeouts;
+mod types;

@@ -3,9 +3,13 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
-use zdm_sql_adapters::mysql::{MySql, MySqlOptions};
+use zdm_core::Result;
+use zdm_core::store::Change;
+use zdm_sql_adapters::mysql::{MyRows, MySql, MySqlOptions, MyTable};
+use zdm_sql_adapters::table::{DynKey, DynRow, RowReader, RowWriter, TableMapping, Value};
 
 /// The URL of the server. `None` when there is none, which is said; in CI that is an error.
 #[expect(clippy::print_stderr, reason = "a test that is left out says so")]
@@ -103,16 +107,18 @@ pub(crate) async fn database_with(
 pub(crate) async fn rows(db: &MySql, sql: impl Into<String>) -> Vec<String> {
     let sql = sql.into();
     db.read(|connection| {
-        Box::pin(
-            async move { Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection).await.unwrap()) },
-        )
+        Box::pin(async move {
+            let found: Vec<Vec<u8>> =
+                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection).await.unwrap();
+            Ok(found.into_iter().map(|row| String::from_utf8(row).unwrap()).collect())
+        })
     })
     .await
     .unwrap()
 }
 
 /// Runs one statement in a write transaction.
-pub(crate) async fn write(db: &MySql, sql: impl Into<String>) -> zdm_core::Result<()> {
+pub(crate) async fn write(db: &MySql, sql: impl Into<String>) -> Result<()> {
     let sql = sql.into();
     db.write(|connection| {
         Box::pin(async move {
@@ -122,4 +128,57 @@ pub(crate) async fn write(db: &MySql, sql: impl Into<String>) -> zdm_core::Resul
         })
     })
     .await
+}
+
+pub(crate) fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct User {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) email: Option<String>,
+    pub(crate) score: f64,
+}
+
+pub(crate) const USERS: &str = "CREATE TABLE users (id BIGINT PRIMARY KEY, name VARCHAR(60) NOT NULL CHECK (name <> ''), \
+                         email VARCHAR(60) UNIQUE, score DOUBLE NOT NULL DEFAULT 0)";
+
+impl TableMapping for User {
+    type Key = i64;
+    type Record = Self;
+    const TABLE: &'static str = "users";
+    const KEY: &'static [&'static str] = &["id"];
+    const COLUMNS: &'static [&'static str] = &["name", "email", "score"];
+
+    fn write(user: &Self, row: &mut RowWriter<'_>) -> Result<()> {
+        row.set("name", &user.name).set("email", &user.email).set("score", user.score).done()
+    }
+
+    fn read(id: &i64, row: &mut RowReader<'_>) -> Result<Self> {
+        Ok(Self { id: *id, name: row.get("name")?, email: row.get("email")?, score: row.get("score")? })
+    }
+}
+
+pub(crate) fn user(id: i64, email: &str) -> User {
+    User { id, name: format!("user {id}"), email: Some(email.to_owned()), score: id as f64 / 3.0 }
+}
+
+pub(crate) async fn users(schema: &str) -> Option<(Database, MyTable<User>)> {
+    let db = database(schema).await?;
+    let table = MyTable::open(&db).await.unwrap();
+    Some((db, table))
+}
+
+pub(crate) async fn rows_of(schema: &str, table: &str) -> Option<(Database, MyRows)> {
+    let db = database(schema).await?;
+    let rows = MyRows::discover(&db, table).await.unwrap();
+    Some((db, rows))
+}
+
+/// A row of a dynamic table as a change that puts it; the key is the first column.
+pub(crate) fn put_row(table: &MyRows, values: Vec<Value>) -> Change<DynKey, DynRow> {
+    let key = DynKey::new([values[0].clone()]).unwrap();
+    Change::Put(key, DynRow::new(table.columns().clone(), values).unwrap())
 }

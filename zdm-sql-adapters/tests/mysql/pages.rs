@@ -1,0 +1,251 @@
+//! Pages in key order over every kind of key, and whether an index helps.
+
+use proptest::prelude::*;
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, Row};
+use zdm_core::Result;
+use zdm_core::error::Kind;
+use zdm_core::key::{KeyBytes, KeyRange};
+use zdm_core::store::{Bulk, Change, Scan, Store};
+use zdm_sql_adapters::mysql::{MyRows, MyTable, TableStore};
+use zdm_sql_adapters::table::{DynKey, DynRow, RowMapping, RowReader, RowWriter, TableMapping, Value};
+
+use crate::support::{Database, USERS, database, text, user, users};
+
+/// Walks a table with pages of `limit` over `parts` ranges.
+async fn walk<M: RowMapping>(table: &TableStore<M>, limit: usize, parts: usize) -> Vec<M::Key> {
+    let mut keys = Vec::new();
+    for mut range in table.split(parts).await.unwrap() {
+        loop {
+            let page = table.page(&range, limit).await.unwrap();
+            let full = page.len() == limit;
+            for (key, record) in page {
+                record.unwrap();
+                keys.push(key);
+            }
+            if !full {
+                break;
+            }
+            range.after = keys.last().cloned();
+        }
+    }
+    keys
+}
+
+#[tokio::test]
+async fn typed_pages_cover_every_row_once() {
+    let Some((_db, table)) = users(USERS).await else { return };
+    let ids: Vec<i64> = (-50..150).map(|n| n * 3).chain([i64::MIN, i64::MAX]).collect();
+    let changes: Vec<_> = ids.iter().map(|id| Change::Put(*id, user(*id, &format!("{id}@x")))).collect();
+    table.apply(&changes).await.unwrap();
+    let mut sorted = ids.clone();
+    sorted.sort_unstable();
+    for (limit, parts) in [(1000, 1), (7, 1), (1, 3), (50, 4), (13, 300)] {
+        assert_eq!(walk(&table, limit, parts).await, sorted, "limit {limit}, {parts} parts");
+    }
+    let ranges = table.split(4).await.unwrap();
+    assert_eq!(ranges.len(), 4);
+    assert!(ranges[0].after.is_none() && ranges[3].up_to.is_none());
+    let page = table.page(&KeyRange::between(0, 9), 100).await.unwrap();
+    assert_eq!(page.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [3, 6, 9]);
+    assert_eq!(table.estimated_len().await.unwrap(), ids.len() as u64);
+    let some = table.get_many(&[3, 4, 3, i64::MAX]).await.unwrap();
+    assert_eq!(some.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true, true]);
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Seat {
+    note: String,
+}
+
+impl TableMapping for Seat {
+    type Key = (String, i64);
+    type Record = Self;
+    const TABLE: &'static str = "seats";
+    const KEY: &'static [&'static str] = &["hall", "number"];
+    const COLUMNS: &'static [&'static str] = &["note"];
+
+    fn write(seat: &Self, row: &mut RowWriter<'_>) -> Result<()> {
+        row.set("note", &seat.note).done()
+    }
+
+    fn read(_: &(String, i64), row: &mut RowReader<'_>) -> Result<Self> {
+        Ok(Self { note: row.get("note")? })
+    }
+}
+
+#[tokio::test]
+async fn composite_keys_walk_in_order() {
+    for schema in [
+        "CREATE TABLE seats (hall VARCHAR(20) COLLATE utf8mb4_general_ci, number INT, note TEXT, PRIMARY KEY (hall, number))",
+        "CREATE TABLE seats (hall VARCHAR(20) COLLATE utf8mb4_bin, number INT, note TEXT, PRIMARY KEY (hall, number))",
+        "CREATE TABLE seats (hall VARCHAR(20) CHARACTER SET latin1, number INT, note TEXT, PRIMARY KEY (hall, number))",
+        "CREATE TABLE seats (note TEXT, number INT NOT NULL, hall VARCHAR(20) NOT NULL, UNIQUE (number, hall))",
+    ] {
+        let Some(db) = database(schema).await else { return };
+        let table = MyTable::<Seat>::open(&db).await.unwrap();
+        let halls = ["", "A1", "B", "a", "a\tb", "ab", "b2", "\u{20ac}", "é"];
+        let mut keys: Vec<_> =
+            halls.iter().flat_map(|hall| (-3..3).map(|number| ((*hall).to_owned(), number))).collect();
+        let changes: Vec<_> = keys
+            .iter()
+            .rev()
+            .map(|key| Change::Put(key.clone(), Seat { note: format!("{key:?}") }))
+            .collect();
+        table.apply(&changes).await.unwrap();
+        keys.sort();
+        for (limit, parts) in [(1000, 1), (5, 1), (4, 3)] {
+            assert_eq!(walk(&table, limit, parts).await, keys, "{schema}");
+        }
+        let many = table.get_many(&keys).await.unwrap();
+        for (seat, key) in many.iter().zip(&keys) {
+            assert_eq!(seat.as_ref().map(|seat| seat.note.clone()), Some(format!("{key:?}")), "{schema}");
+        }
+        table.delete(&keys[3]).await.unwrap();
+        table.apply(&keys[10..13].iter().cloned().map(Change::Delete).collect::<Vec<_>>()).await.unwrap();
+        assert_eq!(table.estimated_len().await.unwrap(), keys.len() as u64 - 4);
+    }
+}
+
+/// How many rows the server looks at for one page in the middle of a table.
+async fn looked_at(db: &Database, table: &MyRows, after: &DynKey) -> i64 {
+    let reads = "SELECT CAST(SUM(variable_value) AS SIGNED) FROM information_schema.session_status \
+                 WHERE variable_name LIKE 'Handler_read%'";
+    // The one connection that reads.
+    let count = || {
+        db.read(move |connection| {
+            Box::pin(async move {
+                let row = sqlx::query(AssertSqlSafe(reads)).fetch_one(connection).await.unwrap();
+                Ok(row.get::<i64, _>(0))
+            })
+        })
+    };
+    count().await.unwrap();
+    let before = count().await.unwrap();
+    let between = count().await.unwrap();
+    let page = table.page(&KeyRange::after(after.clone()), 10).await.unwrap();
+    assert_eq!(page.len(), 10);
+    count().await.unwrap() - between - (between - before)
+}
+
+/// A page must seek, not scan: its time must not grow with the rows before it or behind it.
+#[tokio::test]
+async fn pages_use_the_index() {
+    let Some(db) = crate::support::database_with("", |options| options.readers(1)).await else { return };
+    if !db.server_version().contains("MariaDB") {
+        return;
+    }
+    type Key = fn(i64) -> Vec<Value>;
+    let cases: [(&str, &str, Key); 4] = [
+        ("a INT, b INT", "a, b", |n| vec![Value::Integer(n / 50), Value::Integer(n % 50)]),
+        ("a VARCHAR(20) COLLATE utf8mb4_bin", "a", |n| vec![text(&format!("{n:05}"))]),
+        ("a VARCHAR(20) COLLATE utf8mb4_nopad_bin, b DATETIME(6)", "a, b", |n| {
+            vec![text(&format!("{:03}", n / 50)), Value::Timestamp(n)]
+        }),
+        ("a DECIMAL(12,2), b VARBINARY(9)", "a, b", |n| {
+            vec![Value::Decimal((n / 50).to_string().parse().unwrap()), Value::Blob(vec![n as u8])]
+        }),
+    ];
+    for (at, (columns, key, make)) in cases.into_iter().enumerate() {
+        let name = format!("t{at}");
+        db.execute(format!("CREATE TABLE {name} ({columns}, PRIMARY KEY ({key}))")).await.unwrap();
+        let table = MyRows::discover(&db, &name).await.unwrap();
+        let changes: Vec<_> = (0..4_000)
+            .map(|n| {
+                let row = DynRow::new(table.columns().clone(), make(n)).unwrap();
+                Change::Put(DynKey::new(make(n)).unwrap(), row)
+            })
+            .collect();
+        table.apply(&changes).await.unwrap();
+        db.execute(format!("ANALYZE TABLE {name}")).await.unwrap();
+        let looked = looked_at(&db, &table, &DynKey::new(make(2_020)).unwrap()).await;
+        assert!(looked < 40, "a page of 10 rows over {columns} looked at {looked}");
+    }
+}
+
+#[tokio::test]
+async fn keys_that_cannot_address_rows_are_refused() {
+    let Some(db) = database(
+        "CREATE TABLE bare (a INT, b INT); \
+         CREATE TABLE loose (a INT UNIQUE, b INT); \
+         CREATE TABLE prefix (a VARCHAR(100) NOT NULL, UNIQUE (a(3))); \
+         CREATE TABLE good (a INT NOT NULL UNIQUE, b INT); \
+         CREATE TABLE old (a INT PRIMARY KEY) ENGINE = MyISAM; \
+         CREATE TABLE seats (hall INT NOT NULL, number INT NOT NULL, note TEXT, PRIMARY KEY (hall, number)); \
+         CREATE VIEW looking AS SELECT 1",
+    )
+    .await
+    else {
+        return;
+    };
+    for (table, words) in [
+        ("bare", vec!["no key", "add one"]),
+        ("loose", vec!["no key", "NOT NULL"]),
+        ("prefix", vec!["no key"]),
+        ("old", vec!["MyISAM", "ENGINE = InnoDB"]),
+        ("looking", vec!["is a view"]),
+        ("missing", vec!["no table missing", "good"]),
+    ] {
+        let error = MyRows::discover(&db, table).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid, "{table}: {error}");
+        for word in words {
+            assert!(error.to_string().contains(word), "{table}: {error}");
+        }
+    }
+    let error = MyTable::<Seat>::open(&db).await.unwrap_err();
+    assert!(error.to_string().contains("hall") && error.to_string().contains("text keys"), "{error}");
+    MyRows::discover(&db, "good").await.unwrap();
+}
+
+fn keys() -> impl Strategy<Value = Vec<String>> {
+    proptest::collection::vec("[\\x00\\x09a-b A\u{1f980}]{0,4}", 1..25)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Whatever the collation, the pages come in the order of the bytes, and every row comes once.
+    #[test]
+    fn texts_walk_in_the_order_of_their_bytes(texts in keys(), limit in 1_usize..6, parts in 1_usize..4) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let Some(db) = database(
+                "CREATE TABLE padded (t VARCHAR(20) COLLATE utf8mb4_bin PRIMARY KEY); \
+                 CREATE TABLE folded (t VARCHAR(20) COLLATE utf8mb4_general_ci PRIMARY KEY); \
+                 CREATE TABLE bytes (t VARBINARY(20) PRIMARY KEY)",
+            )
+            .await
+            else {
+                return;
+            };
+            for name in ["padded", "folded", "bytes"] {
+                let table = MyRows::discover(&db, name).await.unwrap();
+                let mut expected = std::collections::BTreeSet::new();
+                for text in &texts {
+                    let value = match name {
+                        "bytes" => Value::Blob(text.clone().into_bytes()),
+                        _ => Value::Text(text.clone()),
+                    };
+                    let key = DynKey::new([value.clone()]).unwrap();
+                    assert_eq!(KeyBytes::of(&key).to_key::<DynKey>().unwrap(), key);
+                    let row = DynRow::new(table.columns().clone(), vec![value]).unwrap();
+                    // What is equal only to the collation is a conflict.
+                    match table.put(&key, &row).await {
+                        Ok(()) => _ = expected.insert(key),
+                        Err(error) => assert!(error.kind() == Kind::Conflict && name != "bytes", "{error:?}"),
+                    }
+                }
+                let expected: Vec<_> = expected.into_iter().collect();
+                assert_eq!(walk(&table, limit, parts).await, expected, "{name}");
+                for (at, key) in expected.iter().enumerate() {
+                    let page = table.page(&KeyRange::after(key.clone()), 100).await.unwrap();
+                    let rest: Vec<_> = page.into_iter().map(|(key, _)| key).collect();
+                    assert_eq!(rest, expected[at + 1..], "{name} after {key:?}");
+                    let up_to = KeyRange { after: None, up_to: Some(key.clone()) };
+                    let page = table.page(&up_to, 100).await.unwrap();
+                    assert_eq!(page.len(), at + 1, "{name} up to {key:?}");
+                }
+            }
+        });
+    }
+}
