@@ -62,6 +62,8 @@ pub(super) struct ForeignKey {
     pub(super) parent: String,
     /// The columns of this table, each with the parent's.
     pub(super) columns: Vec<(String, String)>,
+    pub(super) on_update: String,
+    pub(super) on_delete: String,
 }
 
 /// A table as the database declares it.
@@ -164,21 +166,24 @@ impl Shape {
         }
 
         let mut foreign_keys: Vec<ForeignKey> = Vec::new();
-        let references: Vec<(i64, String, String, Option<String>)> = sqlx::query_as(
+        let references: Vec<(i64, String, String, Option<String>, String, String)> = sqlx::query_as(
             // Without its own list of columns a foreign key refers to the parent's primary key.
             "SELECT seq, \"table\", \"from\", coalesce(\"to\", \
-             (SELECT name FROM pragma_table_info(\"table\") WHERE pk = seq + 1)) \
-             FROM pragma_foreign_key_list(?) ORDER BY id, seq",
+             (SELECT name FROM pragma_table_info(\"table\") WHERE pk = seq + 1)), on_update, on_delete \
+             FROM pragma_foreign_key_list(?) ORDER BY id DESC, seq",
         )
         .bind(&table)
         .fetch_all(&mut *connection)
         .await?;
-        for (seq, parent, from, to) in references {
+        for (seq, parent, from, to, on_update, on_delete) in references {
             // A parent that is not there refuses every row; the column's name does not matter then.
             let to = to.unwrap_or_else(|| "rowid".to_owned());
             match foreign_keys.last_mut() {
                 Some(last) if seq > 0 => last.columns.push((from, to)),
-                _ => foreign_keys.push(ForeignKey { parent, columns: vec![(from, to)] }),
+                _ => {
+                    let columns = vec![(from, to)];
+                    foreign_keys.push(ForeignKey { parent, columns, on_update, on_delete });
+                }
             }
         }
         let linked: bool = sqlx::query_scalar(

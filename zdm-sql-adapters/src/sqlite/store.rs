@@ -12,10 +12,13 @@ use zdm_core::store::{Bulk, Capabilities, Change, Store};
 use super::apply::Batch;
 use super::arguments::{arguments, value};
 use super::classify::classify;
+use super::codec::Carried;
 use super::shape::{Shape, invalid};
 use super::statements::Table;
 use super::{Sqlite, codec, fence};
-use crate::table::{Discovered, RowMapping, RowValues, TableKey, TableMapping, Typed, Value, key_values};
+use crate::table::{
+    ColumnType, Discovered, RowMapping, RowValues, TableKey, TableMapping, Typed, Value, key_values,
+};
 
 /// A table of typed records. See [`TableStore`].
 pub type SqliteTable<M> = TableStore<Typed<M>>;
@@ -43,6 +46,8 @@ pub(super) struct Inner<M> {
     pub(super) db: Sqlite,
     pub(super) table: Arc<Table>,
     pub(super) mapping: M,
+    /// For each column of the table the logical type that its records carry; empty when none does.
+    pub(super) carried: Vec<Option<Carried>>,
     /// Whether pages are read with every column guarded: some row needed it.
     pub(super) exact: AtomicBool,
 }
@@ -84,7 +89,7 @@ impl<M: TableMapping> SqliteTable<M> {
             );
             return Err(invalid(message));
         }
-        Self::with(db, shape, Typed::new(table)).await
+        Self::with(db, shape, Typed::new(table), &[]).await
     }
 }
 
@@ -94,11 +99,28 @@ impl SqliteRows {
     /// # Errors
     /// `Kind::Invalid` when there is no such table, when it has no key, or when rows have a key of NULL.
     pub async fn discover(db: &Sqlite, table: &str) -> Result<Self> {
+        Self::discover_as(db, table, &[]).await
+    }
+
+    /// Any table, whose rows carry values of these types where they are named: those that both sides of a
+    /// migration agree on. A text that is a UUID is read and written as such, `0.99` in a NUMERIC column as
+    /// that decimal. A value that cannot be read or kept so is an error of its record, naming the column.
+    ///
+    /// The values of key columns must stand in the form in which they would be written, because a row is
+    /// looked up by it: a UUID in small letters, a point in time as `2021-01-01 00:00:00`.
+    ///
+    /// # Errors
+    /// As [`discover`](Self::discover), and naming a column that is not there, or a key column whose rows
+    /// do not stand in the order of the values they carry.
+    pub async fn discover_as(db: &Sqlite, table: &str, columns: &[(String, ColumnType)]) -> Result<Self> {
         let shape = shape_of(db, table).await?;
+        for (name, _) in columns {
+            shape.column(name)?;
+        }
         let written = shape.columns.iter().filter(|column| !column.generated);
         let written = written.map(|column| column.name.clone());
         let mapping = Discovered::new(&shape.table, shape.natural_key()?, written);
-        Self::with(db, shape, mapping).await
+        Self::with(db, shape, mapping, columns).await
     }
 
     /// The columns of the rows, in the table's order; generated ones are left out.
@@ -113,9 +135,10 @@ async fn shape_of(db: &Sqlite, table: &str) -> Result<Shape> {
 }
 
 impl<M: RowMapping> TableStore<M> {
-    async fn with(db: &Sqlite, shape: Shape, mapping: M) -> Result<Self> {
+    async fn with(db: &Sqlite, shape: Shape, mapping: M, types: &[(String, ColumnType)]) -> Result<Self> {
         shape.check_key(mapping.key_columns(), M::Key::CLASSES)?;
         let table = Table::new(shape, mapping.key_columns(), mapping.columns())?;
+        let carried = if types.is_empty() { Vec::new() } else { carried(&table, types)? };
         if let Some(sql) = table.any_null_key() {
             let found: bool = sqlx::query_scalar(AssertSqlSafe(sql))
                 .fetch_one(db.readers())
@@ -126,7 +149,7 @@ impl<M: RowMapping> TableStore<M> {
             }
         }
         let exact = AtomicBool::new(false);
-        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping, exact };
+        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping, carried, exact };
         Ok(Self { inner: Arc::new(inner), fenced: false })
     }
 
@@ -169,22 +192,44 @@ impl<M: RowMapping> TableStore<M> {
 
     /// Turns the values of a row, or of its key, into what SQLite keeps.
     fn make_native(&self, values: &mut [Value]) -> Result<()> {
-        for (value, column) in values.iter_mut().zip(&self.table().columns) {
-            if !codec::is_native(value) {
-                *value = codec::native(std::mem::take(value)).map_err(|reason| {
-                    let message = format!("column {column} of table {}: {reason}", self.table().name());
-                    Error::new(Kind::Rejected, message)
-                })?;
+        for (at, value) in values.iter_mut().enumerate() {
+            let native = match self.carried(at) {
+                Some(carried) => carried.write(std::mem::take(value)),
+                None if codec::is_native(value) => continue,
+                None => codec::native(std::mem::take(value)),
+            };
+            *value = native.map_err(|reason| self.misfit(at, &reason))?;
+        }
+        Ok(())
+    }
+
+    /// Turns values that SQLite keeps, from a column on, into what records carry.
+    pub(super) fn make_logical(&self, from: usize, values: &mut [Value]) -> Result<()> {
+        for (at, value) in (from..).zip(values) {
+            if let Some(carried) = self.carried(at) {
+                *value = carried.read(std::mem::take(value)).map_err(|reason| self.misfit(at, &reason))?;
             }
         }
         Ok(())
+    }
+
+    fn carried(&self, at: usize) -> Option<&Carried> {
+        self.inner.carried.get(at)?.as_ref()
+    }
+
+    fn misfit(&self, at: usize, reason: &str) -> Error {
+        let table = self.table();
+        let column = table.columns.get(at).map(String::as_str).unwrap_or_default();
+        Error::new(Kind::Rejected, format!("column {column} of table {}: {reason}", table.name()))
     }
 
     /// The key and the record of a row; the values are used up.
     pub(super) fn record(&self, values: &mut [Value]) -> Result<(M::Key, Result<M::Record>)> {
         let (key, others) = values.split_at_mut(self.table().key_len);
         let key = self.key(key)?;
-        let record = self.inner.mapping.read(&key, others).map_err(|error| self.at_key(error, &key));
+        let record = self.make_logical(self.table().key_len, others);
+        let record = record.and_then(|()| self.inner.mapping.read(&key, others));
+        let record = record.map_err(|error| self.at_key(error, &key));
         Ok((key, record))
     }
 
@@ -194,6 +239,16 @@ impl<M: RowMapping> TableStore<M> {
             return Err(null_key(self.table()));
         }
         let shown = values.iter().map(ToString::to_string).collect::<Vec<_>>();
+        for (at, value) in values.iter_mut().enumerate() {
+            let Some(carried) = self.carried(at) else { continue };
+            let logical = carried.read(value.clone()).map_err(|reason| self.misfit(at, &reason))?;
+            let canonical = carried.write(logical.clone()).map_err(|reason| self.misfit(at, &reason))?;
+            if canonical != *value {
+                let reason = format!("the key {value} stands there in another form than {canonical}");
+                return Err(self.misfit(at, &reason));
+            }
+            *value = logical;
+        }
         M::Key::from_values(values).map_err(|reason| {
             let (table, columns) = (self.table().name(), self.table().key().join(", "));
             let message = format!(
@@ -255,6 +310,30 @@ impl<M: RowMapping> TableStore<M> {
     }
 }
 
+/// The logical type of each column of the table that has one.
+fn carried(table: &Table, types: &[(String, ColumnType)]) -> Result<Vec<Option<Carried>>> {
+    let carried: Vec<_> = table
+        .columns
+        .iter()
+        .map(|name| {
+            let ty = types.iter().find(|(column, _)| column == name).map(|(_, ty)| ty);
+            let affinity = table.shape.column(name)?.affinity;
+            Ok(ty.and_then(|ty| Carried::new(ty, affinity)))
+        })
+        .collect::<Result<_>>()?;
+    for (name, carried) in table.key().iter().zip(&carried) {
+        if let Some(carried) = carried.as_ref().filter(|carried| !carried.keeps_order()) {
+            return Err(invalid(format!(
+                "the key column {name} of table {} cannot carry {}: its rows would not stand in the order of \
+                 those values",
+                table.name(),
+                carried.ty
+            )));
+        }
+    }
+    Ok(carried)
+}
+
 pub(super) fn null_key(table: &Table) -> Error {
     invalid(format!(
         "table {} has rows whose key is NULL in {}; no call can address them: give them a key or delete them, \
@@ -281,7 +360,10 @@ impl<M: RowMapping> Store for TableStore<M> {
         let Some(row) = row else { return Ok(None) };
         let read = || {
             let values = (0..table.stride()).map(|index| value(&row, index)).collect::<Result<Vec<_>>>();
-            self.inner.mapping.read(key, &mut values?[table.key_len..])
+            let mut values = values?;
+            let others = &mut values[table.key_len..];
+            self.make_logical(table.key_len, others)?;
+            self.inner.mapping.read(key, others)
         };
         read().map(Some).map_err(|error| self.at_key(error, key))
     }

@@ -1,6 +1,7 @@
 //! How records stand in tables, whatever the database: values and their types, keys, mappings, rows of any
 //! table, and which types of columns records can move between.
 
+mod agree;
 mod column_type;
 mod decimal;
 mod dynamic;
@@ -11,6 +12,7 @@ mod shape;
 mod text_form;
 mod value;
 
+pub use agree::{AgreedColumn, Agreement, agree};
 pub use column_type::{ColumnType, Fit, Pair, pair};
 pub use decimal::{Decimal, NotDecimal};
 pub use dynamic::{DynKey, DynRow};
@@ -18,7 +20,7 @@ pub use key::{KeyClass, KeyPart, TableKey};
 pub use mapping::{RowReader, RowWriter, TableMapping};
 pub(crate) use rows::key_values;
 pub use rows::{Discovered, RowMapping, RowValues, Typed};
-pub use shape::{ColumnShape, ForeignKeyShape, IndexShape, TableShape};
+pub use shape::{ColumnShape, ForeignKeyShape, IndexShape, TableShape, parents_first};
 #[cfg(feature = "mysql")]
 pub(crate) use text_form::{civil, days_of};
 pub use value::{Date, FromValue, Interval, Json, Time, Timestamp, ToValue, Uuid, Value};

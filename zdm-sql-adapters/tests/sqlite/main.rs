@@ -10,6 +10,7 @@ mod conformance;
 mod discovered;
 mod errors;
 mod fence;
+mod logical;
 mod pages;
 mod support;
 mod types;
