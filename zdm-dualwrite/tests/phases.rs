@@ -312,6 +312,18 @@ impl Coordinator for Forgetful {
         Ok(record)
     }
 
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
+    async fn announce(&self, expected: Epoch, to: Phase) -> Result<PhaseRecord> {
+        self.inner.announce(expected, to).await
+    }
+
+    async fn withdraw(&self, expected: Epoch) -> Result<PhaseRecord> {
+        self.inner.withdraw(expected).await
+    }
+
     async fn history(&self) -> Result<Vec<MoveRecord>> {
         self.inner.history().await
     }
@@ -356,6 +368,18 @@ impl Coordinator for Gone {
         let answer = self.0.advance(expected, to, audit).await;
         self.0.unreadable.store(true, Ordering::SeqCst);
         answer
+    }
+
+    fn is_shared(&self) -> bool {
+        self.0.is_shared()
+    }
+
+    async fn announce(&self, expected: Epoch, to: Phase) -> Result<PhaseRecord> {
+        self.0.announce(expected, to).await
+    }
+
+    async fn withdraw(&self, expected: Epoch) -> Result<PhaseRecord> {
+        self.0.withdraw(expected).await
     }
 
     async fn history(&self) -> Result<Vec<MoveRecord>> {

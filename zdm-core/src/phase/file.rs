@@ -118,6 +118,24 @@ impl FileCoordinator {
     }
 }
 
+impl FileCoordinator {
+    /// Changes the record, one at a time. The work owns what it needs, so it ends whole even if this future
+    /// is dropped.
+    async fn change(
+        &self,
+        change: impl FnOnce(&Own) -> Result<PhaseRecord> + Send + 'static,
+    ) -> Result<PhaseRecord> {
+        let own = Arc::clone(&self.own);
+        let one_at_a_time = Arc::clone(&own.moving).lock_owned().await;
+        blocking(move || {
+            let record = change(&own);
+            drop(one_at_a_time);
+            record
+        })
+        .await
+    }
+}
+
 impl Own {
     fn open(path: PathBuf, migration: String, phase: Phase, clock: Arc<dyn Clock>) -> Result<Self> {
         let mut lock = lock(&path)?;
@@ -128,7 +146,8 @@ impl Own {
                 .map_err(|error| SEAL.damaged(&path, "its body is not a phase").with_source(error))?,
             None if !mark.is_empty() => return Err(SEAL.damaged(&path, "it was there and is gone")),
             None => {
-                let record = PhaseRecord { phase, epoch: Epoch(1), since: clock.unix_millis() };
+                let record =
+                    PhaseRecord { phase, epoch: Epoch(1), since: clock.unix_millis(), handover: None };
                 let body = Body { migration: migration.clone(), record, history: Vec::new() };
                 write(&path, &body)?;
                 body
@@ -163,8 +182,13 @@ impl Own {
     fn advance(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<PhaseRecord> {
         self.check()?;
         let (record, made) = self.memory.plan(expected, to, audit)?;
+        self.store(record, Some(made))
+    }
+
+    /// Writes a record to the file, and takes it.
+    fn store(&self, record: PhaseRecord, made: Option<MoveRecord>) -> Result<PhaseRecord> {
         let mut history = self.memory.moves();
-        history.push(made.clone());
+        history.extend(made.clone());
         let body = Body { migration: self.migration.clone(), record: record.clone(), history };
         write(&self.path, &body).inspect_err(|error| {
             if error.certainty() == Certainty::Unknown {
@@ -223,13 +247,26 @@ impl Coordinator for FileCoordinator {
     }
 
     async fn advance(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<PhaseRecord> {
-        // The work owns what it needs, so it ends whole even if this future is dropped.
-        let own = Arc::clone(&self.own);
-        let one_at_a_time = Arc::clone(&own.moving).lock_owned().await;
-        blocking(move || {
-            let record = own.advance(expected, to, audit);
-            drop(one_at_a_time);
-            record
+        self.change(move |own| own.advance(expected, to, audit)).await
+    }
+
+    /// Never: a file has one process.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    async fn announce(&self, expected: Epoch, to: Phase) -> Result<PhaseRecord> {
+        self.change(move |own| {
+            own.check()?;
+            own.store(own.memory.plan_announcement(expected, to)?, None)
+        })
+        .await
+    }
+
+    async fn withdraw(&self, expected: Epoch) -> Result<PhaseRecord> {
+        self.change(move |own| {
+            own.check()?;
+            own.store(own.memory.plan_withdrawal(expected)?, None)
         })
         .await
     }

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Audit, Coordinator, Member, Move, MoveRecord, Phase, PhaseRecord};
+use super::{Audit, Coordinator, Member, MoveRecord, Phase, PhaseRecord};
 use crate::clock::{Clock, SystemClock};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::queue::Epoch;
 
 /// A coordinator for one process that forgets with it.
@@ -29,6 +29,7 @@ pub struct MemoryCoordinator {
     state: Mutex<State>,
     changed: Notify,
     clock: Arc<dyn Clock>,
+    shared: bool,
 }
 
 #[derive(Debug)]
@@ -46,26 +47,43 @@ impl MemoryCoordinator {
 
     /// Begins in a phase, with a clock.
     pub fn with_clock(phase: Phase, clock: Arc<dyn Clock>) -> Self {
-        let record = PhaseRecord { phase, epoch: Epoch(1), since: clock.unix_millis() };
+        let record = PhaseRecord { phase, epoch: Epoch(1), since: clock.unix_millis(), handover: None };
         Self::restored(record, Vec::new(), clock)
     }
 
     /// Goes on from what storage kept.
     pub(super) fn restored(record: PhaseRecord, history: Vec<MoveRecord>, clock: Arc<dyn Clock>) -> Self {
         let state = State { record, history, members: BTreeMap::new() };
-        Self { state: Mutex::new(state), changed: Notify::new(), clock }
+        Self { state: Mutex::new(state), changed: Notify::new(), clock, shared: false }
+    }
+
+    /// Plays a record that several instances follow. They live in one process, so it is for tests.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
     }
 
     /// What a move would record. Nothing changes before [`install`](Self::install).
     pub(super) fn plan(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<(PhaseRecord, MoveRecord)> {
-        next_record(&self.lock().record, expected, to, audit, self.clock.unix_millis())
+        self.lock().record.advanced(expected, to, audit, self.clock.unix_millis())
     }
 
-    /// Takes a planned move and wakes whoever waits for it.
-    pub(super) fn install(&self, next: PhaseRecord, made: MoveRecord) {
+    /// What an announcement would record.
+    pub(super) fn plan_announcement(&self, expected: Epoch, to: Phase) -> Result<PhaseRecord> {
+        self.lock().record.announced(expected, to)
+    }
+
+    /// What taking it back would record.
+    pub(super) fn plan_withdrawal(&self, expected: Epoch) -> Result<PhaseRecord> {
+        self.lock().record.withdrawn(expected)
+    }
+
+    /// Takes a planned record, with the move that it ends, and wakes whoever waits for it.
+    pub(super) fn install(&self, next: PhaseRecord, made: Option<MoveRecord>) {
         let mut state = self.lock();
         state.record = next;
-        state.history.push(made);
+        state.history.extend(made);
         drop(state);
         self.changed.notify_waiters();
     }
@@ -81,30 +99,6 @@ impl MemoryCoordinator {
     }
 }
 
-/// The record after a move, and the move for the history.
-///
-/// # Errors
-/// [`Kind::Refused`] for another epoch or an illegal move.
-fn next_record(
-    record: &PhaseRecord,
-    expected: Epoch,
-    to: Phase,
-    audit: Audit,
-    at: u64,
-) -> Result<(PhaseRecord, MoveRecord)> {
-    if record.epoch != expected {
-        let message = format!(
-            "the phase has changed meanwhile: it is {} of epoch {}, expected was epoch {expected}",
-            record.phase, record.epoch
-        );
-        return Err(Error::new(Kind::Refused, message));
-    }
-    Move::between(record.phase, to)?;
-    let next = PhaseRecord { phase: to, epoch: record.epoch.next(), since: at };
-    let made = MoveRecord { from: record.phase, to, epoch: next.epoch, at, audit };
-    Ok((next, made))
-}
-
 #[async_trait]
 impl Coordinator for MemoryCoordinator {
     async fn current(&self) -> Result<PhaseRecord> {
@@ -113,9 +107,31 @@ impl Coordinator for MemoryCoordinator {
 
     async fn advance(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<PhaseRecord> {
         let mut state = self.lock();
-        let (next, made) = next_record(&state.record, expected, to, audit, self.clock.unix_millis())?;
+        let (next, made) = state.record.advanced(expected, to, audit, self.clock.unix_millis())?;
         state.record = next.clone();
         state.history.push(made);
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(next)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    async fn announce(&self, expected: Epoch, to: Phase) -> Result<PhaseRecord> {
+        let mut state = self.lock();
+        let next = state.record.announced(expected, to)?;
+        state.record = next.clone();
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(next)
+    }
+
+    async fn withdraw(&self, expected: Epoch) -> Result<PhaseRecord> {
+        let mut state = self.lock();
+        let next = state.record.withdrawn(expected)?;
+        state.record = next.clone();
         drop(state);
         self.changed.notify_waiters();
         Ok(next)

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::drop_at_every_poll;
 use super::rule::{Rule, try_rules};
-use crate::error::{Certainty, Kind};
+use crate::error::{Certainty, Error, Kind, Result};
 use crate::phase::{
     Audit, Coordinator, Gate, GateCheck, Member, MoveRecord, Override, Percent, Phase, PhaseRecord,
 };
@@ -67,6 +67,9 @@ pub async fn coordinator_suite<F: CoordinatorFactory>(mut factory: F) {
         history_keeps_every_move_as_it_was_made,
         whoever_waits_learns_of_a_move,
         a_dropped_move_is_recorded_whole_or_not_at_all,
+        a_handover_is_announced_and_completed,
+        an_announcement_that_is_withdrawn_cannot_be_completed,
+        only_a_handover_is_announced_and_only_one,
         a_member_is_known_until_its_lease_runs_out,
         a_member_that_leaves_is_gone,
         phase_and_history_survive_being_opened_again,
@@ -280,6 +283,59 @@ async fn a_member_is_known_until_its_lease_runs_out<F: CoordinatorFactory>(rule:
     }
     sleep_until(Instant::now() + 2 * LEASE).await;
     rule.same("the members after the lease", members(rule, &phases).await, vec![member("a", 2)]);
+}
+
+async fn a_handover_is_announced_and_completed<F: CoordinatorFactory>(rule: Rule, factory: &mut F) {
+    let phases = factory.create(Phase::Shadow).await;
+    let before = current(rule, &phases).await;
+    let waiting = timeout(PATIENCE, phases.changed(before.epoch));
+    let (announced, seen) = tokio::join!(phases.announce(before.epoch, Phase::Live), waiting);
+    let announced = rule.ok("announce", announced);
+    let expected = PhaseRecord { epoch: before.epoch.next(), handover: Some(Phase::Live), ..before };
+    rule.same("the record after an announcement", announced.clone(), expected);
+    rule.same("what whoever waits learns", rule.ok("changed", seen.unwrap_or_else(late)), announced.clone());
+    rule.same("what current tells after an announcement", current(rule, &phases).await, announced.clone());
+    rule.same("the number of moves after an announcement", history(rule, &phases).await.len(), 0);
+    let refused = phases.advance(before.epoch, Phase::Live, audit("stale")).await;
+    rule.holds(refused.is_err(), "an announcement is completed from the epoch before it");
+    let refused = phases.advance(announced.epoch, Phase::DualWrite, audit("another")).await;
+    rule.holds(refused.is_err(), "another move is made while a handover is announced");
+    let made = rule.ok("advance", phases.advance(announced.epoch, Phase::Live, audit("go")).await);
+    rule.same("the record after the handover", (made.phase, made.handover), (Phase::Live, None));
+    rule.same("the number of moves after the handover", history(rule, &phases).await.len(), 1);
+}
+
+async fn an_announcement_that_is_withdrawn_cannot_be_completed<F: CoordinatorFactory>(
+    rule: Rule,
+    factory: &mut F,
+) {
+    let phases = factory.create(Phase::Shadow).await;
+    let before = current(rule, &phases).await;
+    rule.holds(phases.withdraw(before.epoch).await.is_err(), "what was not announced is withdrawn");
+    let announced = rule.ok("announce", phases.announce(before.epoch, Phase::Live).await);
+    let withdrawn = rule.ok("withdraw", phases.withdraw(announced.epoch).await);
+    let expected = PhaseRecord { epoch: announced.epoch.next(), ..before };
+    rule.same("the record after a withdrawal", withdrawn.clone(), expected);
+    let refused = phases.advance(announced.epoch, Phase::Live, audit("late")).await;
+    rule.holds(refused.is_err(), "an announcement is completed after its withdrawal");
+    rule.same("the record after that", current(rule, &phases).await, withdrawn);
+}
+
+fn late<T>(_: tokio::time::error::Elapsed) -> Result<T> {
+    Err(Error::new(Kind::Timeout, "nobody was woken"))
+}
+
+async fn only_a_handover_is_announced_and_only_one<F: CoordinatorFactory>(rule: Rule, factory: &mut F) {
+    let phases = factory.create(Phase::Shadow).await;
+    let before = current(rule, &phases).await;
+    for to in [Phase::DualWrite, Phase::Complete, Phase::Shadow] {
+        let refused = phases.announce(before.epoch, to).await;
+        rule.holds(refused.is_err(), "a move that is no handover is announced");
+    }
+    let announced = rule.ok("announce", phases.announce(before.epoch, Phase::Live).await);
+    rule.holds(phases.announce(announced.epoch, Phase::Live).await.is_err(), "two handovers are announced");
+    rule.holds(phases.announce(before.epoch, Phase::Live).await.is_err(), "a stale announcement is taken");
+    rule.same("the record after refused announcements", current(rule, &phases).await, announced);
 }
 
 async fn a_member_that_leaves_is_gone<F: CoordinatorFactory>(rule: Rule, factory: &mut F) {

@@ -101,12 +101,24 @@ impl Coordinator for Broken {
             Flaw::TellsAMoveBeforeItIsRecorded => {
                 let before = self.inner.current().await?;
                 if before.epoch == expected && before.phase == Phase::Shadow {
-                    return Ok(PhaseRecord { phase: to, epoch: expected.next(), since: before.since });
+                    return Ok(PhaseRecord { phase: to, epoch: expected.next(), ..before });
                 }
                 self.inner.advance(expected, to, audit).await
             }
             _ => self.inner.advance(expected, to, audit).await,
         }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
+    async fn announce(&self, expected: Epoch, to: Phase) -> Result<PhaseRecord> {
+        self.inner.announce(expected, to).await
+    }
+
+    async fn withdraw(&self, expected: Epoch) -> Result<PhaseRecord> {
+        self.inner.withdraw(expected).await
     }
 
     async fn history(&self) -> Result<Vec<MoveRecord>> {

@@ -12,7 +12,7 @@ use zdm_core::store::Store;
 use super::operations::Operations;
 use super::taint::TaintWindow;
 use super::{DualWrite, Owner, Settings, Shared};
-use crate::handover::Facts;
+use crate::handover::{Facts, join, spawn_membership};
 use crate::poison::Poison;
 use crate::reconcile::{Circuit, spawn_workers};
 use crate::shadow::Shadow;
@@ -114,6 +114,10 @@ impl<S: Store + Clone> Builder<S> {
         let queue = self.queue.unwrap_or_else(|| {
             Arc::new(MemoryQueue::with_clock(MemoryQueue::DEFAULT_LIMIT, Arc::clone(&self.clock)))
         });
+        let lease_until = match coordinator.is_shared() {
+            true => Some(join(&*coordinator, &self.settings.instance_name, self.settings.lease).await?),
+            false => None,
+        };
         let record = coordinator.current().await?;
         for store in [&self.old, &self.new] {
             if let Some(fenced) = store.capabilities().fenced {
@@ -150,7 +154,11 @@ impl<S: Store + Clone> Builder<S> {
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         });
+        if let Some(until) = lease_until {
+            shared.operations.extend_lease(until);
+        }
         spawn_workers(&shared);
+        spawn_membership(&shared);
         Ok(DualWrite { shared, owner: Arc::new(Owner { stop }) })
     }
 }

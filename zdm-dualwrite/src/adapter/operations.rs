@@ -26,6 +26,11 @@ struct State {
     in_flight: SmallVec<[(Epoch, u64); 2]>,
     /// Until when a write that left no entry may still take effect.
     unmirrored_until: Instant,
+    /// Until when this instance may write without having reached the coordinator again. None for an
+    /// instance that is alone.
+    lease_until: Option<Instant>,
+    /// The announcement that this instance has made itself.
+    led: Epoch,
 }
 
 /// A write under way. Dropping it ends the write.
@@ -46,7 +51,16 @@ impl Operations {
     pub(crate) fn new(record: PhaseRecord, unmirrored_until: Instant) -> Arc<Self> {
         let routing = record.phase.routing();
         let in_flight = SmallVec::new();
-        let state = State { record, routing, pauses: 0, stopped: false, in_flight, unmirrored_until };
+        let state = State {
+            record,
+            routing,
+            pauses: 0,
+            stopped: false,
+            in_flight,
+            unmirrored_until,
+            lease_until: None,
+            led: Epoch(0),
+        };
         Arc::new(Self { state: Mutex::new(state), changed: Notify::new() })
     }
 
@@ -75,7 +89,12 @@ impl Operations {
             if let Some(ticket) = self.try_begin()? {
                 return Ok(ticket);
             }
-            changed.await;
+            let lease_until = self.lock().lease_until;
+            match lease_until {
+                None => changed.await,
+                // The lease may run out while a handover is announced; then the wait is over too.
+                Some(until) => drop(tokio::time::timeout_at(until, changed).await),
+            }
         }
     }
 
@@ -84,7 +103,12 @@ impl Operations {
         if state.stopped {
             return Err(Error::new(Kind::Stopped, "this DualWrite is shut down and takes no more writes"));
         }
-        if state.pauses > 0 {
+        if state.lease_until.is_some_and(|until| Instant::now() >= until) {
+            let message = "this instance has not reached the coordinator for as long as its lease lasts, so another \
+                           one may have handed over the primary role; it writes again when it reaches it";
+            return Err(Error::new(Kind::Unavailable, message).not_applied());
+        }
+        if state.pauses > 0 || state.record.handover.is_some() {
             return Ok(None);
         }
         let epoch = state.record.epoch;
@@ -116,6 +140,20 @@ impl Operations {
         self.changed.notify_waiters();
     }
 
+    /// This instance may write until then.
+    pub(crate) fn extend_lease(&self, until: Instant) {
+        self.lock().lease_until = Some(until);
+    }
+
+    /// Remembers which announcement is this instance's own.
+    pub(crate) fn lead(&self, epoch: Epoch) {
+        self.lock().led = epoch;
+    }
+
+    pub(crate) fn leads(&self, epoch: Epoch) -> bool {
+        self.lock().led == epoch
+    }
+
     /// New writes wait until the pause is dropped.
     pub(crate) fn pause(self: &Arc<Self>) -> Pause {
         self.lock().pauses += 1;
@@ -145,6 +183,10 @@ impl Operations {
         self.drained_before(epoch).await;
         let until = self.lock().unmirrored_until;
         tokio::time::sleep_until(until).await;
+    }
+
+    pub(crate) fn is_drained_before(&self, epoch: Epoch) -> bool {
+        self.lock().in_flight.iter().all(|(of, _)| *of >= epoch)
     }
 
     /// Waits until no write is under way that began before `epoch`.

@@ -35,6 +35,12 @@ pub struct Settings {
     pub shadow: ShadowSettings,
     /// Who else writes through this library. Default: nobody.
     pub instances: Instances,
+    /// Name of this instance among those that follow one shared record of phases. Default: the number of the
+    /// process and a random one.
+    pub instance_name: String,
+    /// How long this instance counts as a member after it was last heard of, where the record is shared. It
+    /// stops writing a fifth earlier when it cannot reach the record. Default 10 s.
+    pub lease: Duration,
     /// Seed of the jitter. Default: taken from the machine.
     pub seed: Option<u64>,
 }
@@ -113,6 +119,8 @@ impl Default for Settings {
             handover_pause: Duration::from_secs(2),
             shadow: ShadowSettings::default(),
             instances: Instances::OneQueue,
+            instance_name: format!("{}-{:08x}", std::process::id(), fastrand::u32(..)),
+            lease: Duration::from_secs(10),
             seed: None,
         }
     }
@@ -164,6 +172,10 @@ impl Settings {
             Duration::from_millis(1),
             60 * Duration::from_secs(1),
         )?;
+        if self.instance_name.is_empty() || self.instance_name.len() > 200 {
+            return Err(out_of_bounds("instance_name", &self.instance_name, "1 to 200 bytes"));
+        }
+        duration("lease", self.lease, Duration::from_millis(100), HOUR)?;
         if !(0.0..=1.0).contains(&self.shadow.sample) {
             return Err(out_of_bounds("shadow.sample", self.shadow.sample, "0 to 1"));
         }

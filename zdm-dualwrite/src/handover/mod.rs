@@ -7,10 +7,15 @@
 //! is the point of no return; and writes go on at the other side, with the queue pointing back. If any of
 //! this takes longer than `Settings::handover_pause`, writes go on where they were and nothing has
 //! changed.
+//!
+//! Where several instances follow one record, the handover is announced first, and every one of them holds
+//! its writes and drains before it is completed.
 
 mod facts;
 mod gates;
+mod membership;
 mod moves;
 
 pub(crate) use facts::{Backfilled, Facts, TouchedSince, Verified};
+pub(crate) use membership::{join, spawn_membership};
 pub use moves::{Advanced, MoveRequest};

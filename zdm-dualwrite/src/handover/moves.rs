@@ -112,6 +112,10 @@ impl<S: Store + Clone> Shared<S> {
         if from.epoch != self.operations.record().epoch {
             self.operations.enter(from.clone());
         }
+        if let Some(to) = from.handover {
+            let message = format!("a handover to {to} is announced by another instance; wait for its end");
+            return Err(Error::new(Kind::Refused, message));
+        }
         let planned = Move::between(from.phase, request.to)?;
         let report = self.check_gates(&planned);
         let missing = report.missing(&request.overrides);
@@ -125,6 +129,7 @@ impl<S: Store + Clone> Shared<S> {
             checks: report.checks,
             overrides: request.overrides,
         };
+        self.wait_for_members(&from).await?;
         if planned.new_primary().is_some() {
             return self.hand_over(&from, request.to, audit).await;
         }
@@ -163,18 +168,25 @@ impl<S: Store + Clone> Shared<S> {
         let started = Instant::now();
         self.observers.emit(&Event::HandoverStarted { from: from.phase, to });
         let pause = self.operations.pause();
-        let ready = tokio::time::timeout(limit, self.make_equal(direction)).await;
-        let ready = ready.unwrap_or_else(|_| {
-            let stats = self.queue.stats();
-            let message = format!(
-                "the handover was given up after {limit:?}: {} writes under way, {} entries pending",
-                self.operations.in_flight(),
-                stats.pending()
-            );
-            Err(Error::new(Kind::Limit, message))
-        });
-        let recorded = match ready {
-            Ok(()) => self.record_handover(from, to, audit).await,
+        let recorded = match self.announce(from, to).await {
+            Ok(announced) => {
+                let ready = tokio::time::timeout(limit, async {
+                    self.members_drained(announced.epoch).await?;
+                    self.make_equal(direction).await
+                });
+                let ready = match ready.await {
+                    Ok(ready) => ready,
+                    Err(_) => Err(self.too_late(&announced).await),
+                };
+                let recorded = match ready {
+                    Ok(()) => self.record_handover(&announced, to, audit).await,
+                    Err(error) => Err(error),
+                };
+                if recorded.is_err() {
+                    self.give_up(&announced).await;
+                }
+                recorded
+            }
             Err(error) => Err(error),
         };
         match recorded {
@@ -193,6 +205,23 @@ impl<S: Store + Clone> Shared<S> {
                 Err(error)
             }
         }
+    }
+
+    /// What a handover that took too long waited for.
+    async fn too_late(&self, announced: &PhaseRecord) -> Error {
+        let late = match self.coordinator.is_shared() {
+            true => self.late_members(announced.epoch).await.unwrap_or_default(),
+            false => Vec::new(),
+        };
+        let members =
+            if late.is_empty() { String::new() } else { format!(", not drained: {}", late.join(", ")) };
+        let message = format!(
+            "the handover was given up after {:?}: {} writes under way, {} entries pending{members}",
+            self.settings.handover_pause,
+            self.operations.in_flight(),
+            self.queue.stats().pending()
+        );
+        Error::new(Kind::Limit, message)
     }
 
     /// Waits, while no write begins, until both stores are known to be equal.
@@ -270,6 +299,8 @@ impl<S: Store + Clone> Shared<S> {
         match self.coordinator.current().await {
             Ok(record) if record.epoch == from.epoch.next() && record.phase == to => Ok(record),
             Ok(record) if record.epoch == from.epoch => Err(error.not_applied()),
+            // Another instance took this one for dead and withdrew what it had announced.
+            Ok(record) if from.handover.is_some() && record.phase == from.phase => Err(error.not_applied()),
             Ok(_) | Err(_) => {
                 self.operations.stop();
                 self.poison.set("the phase record could not be read back during a handover");

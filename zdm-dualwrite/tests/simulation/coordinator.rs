@@ -72,6 +72,18 @@ impl Coordinator for RecorderWire {
         if self.fails() { Err(lost()) } else { Ok(record) }
     }
 
+    fn is_shared(&self) -> bool {
+        self.recorder.inner.is_shared()
+    }
+
+    async fn announce(&self, expected: Epoch, to: Phase) -> Result<PhaseRecord> {
+        self.recorder.inner.announce(expected, to).await
+    }
+
+    async fn withdraw(&self, expected: Epoch) -> Result<PhaseRecord> {
+        self.recorder.inner.withdraw(expected).await
+    }
+
     async fn history(&self) -> Result<Vec<MoveRecord>> {
         self.recorder.inner.history().await
     }
