@@ -99,15 +99,12 @@ impl<S: Store + Clone> Shared<S> {
                 self.enter_if_new(self.coordinator.current().await);
                 continue;
             }
-            match tokio::time::timeout(heartbeat, self.coordinator.changed(now.epoch)).await {
-                Ok(found) => {
-                    let failed = found.is_err();
-                    self.enter_if_new(found);
-                    if failed {
-                        tokio::time::sleep(heartbeat / 4).await;
-                    }
+            if let Ok(found) = tokio::time::timeout(heartbeat, self.coordinator.changed(now.epoch)).await {
+                let failed = found.is_err();
+                self.enter_if_new(found);
+                if failed {
+                    tokio::time::sleep(heartbeat / 4).await;
                 }
-                Err(_) => {}
             }
         }
     }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, Notify};
 use zdm_core::clock::Clock;
 use zdm_core::error::{Error, Kind, Result};
-use zdm_core::phase::{Audit, Coordinator, Member, Move, MoveRecord, Phase, PhaseRecord};
+use zdm_core::phase::{Audit, Coordinator, Member, MoveRecord, Phase, PhaseRecord};
 use zdm_core::queue::Epoch;
 
 use super::tables::PhaseTables;
@@ -32,7 +32,7 @@ impl<T: PhaseTables> SharedCoordinator<T> {
         phase: Phase,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let first = PhaseRecord { phase, epoch: Epoch(1), since: clock.unix_millis() };
+        let first = PhaseRecord { phase, epoch: Epoch(1), since: clock.unix_millis(), handover: None };
         tables.begin(migration, first.epoch, text_of(&first)?).await?;
         let moving = Arc::new(Mutex::new(()));
         Ok(Self { tables, migration: migration.to_owned(), moving, moved: Notify::new(), clock })
@@ -114,14 +114,23 @@ impl<T: PhaseTables> Coordinator for SharedCoordinator<T> {
 
     async fn advance(&self, expected: Epoch, to: Phase, audit: Audit) -> Result<PhaseRecord> {
         self.replace(expected, |now| {
-            Move::between(now.phase, to)?;
             // The clocks of two instances may differ; time does not run backwards in the history.
-            let since = self.clock.unix_millis().max(now.since);
-            let next = PhaseRecord { phase: to, epoch: now.epoch.next(), since };
-            let made = MoveRecord { from: now.phase, to, epoch: next.epoch, at: since, audit };
-            Ok((next, Some(made)))
+            let at = self.clock.unix_millis().max(now.since);
+            now.advanced(expected, to, audit, at).map(|(next, made)| (next, Some(made)))
         })
         .await
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn announce(&self, expected: Epoch, to: Phase) -> Result<PhaseRecord> {
+        self.replace(expected, |now| Ok((now.announced(expected, to)?, None))).await
+    }
+
+    async fn withdraw(&self, expected: Epoch) -> Result<PhaseRecord> {
+        self.replace(expected, |now| Ok((now.withdrawn(expected)?, None))).await
     }
 
     async fn history(&self) -> Result<Vec<MoveRecord>> {
