@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor};
 use zdm_core::error::{Certainty, Kind};
-use zdm_sql_adapters::mysql::{MySql, classify};
+use zdm_core::key::KeyRange;
+use zdm_core::store::{Bulk, Change, Fenced, Scan, Stamp, Store};
+use zdm_sql_adapters::mysql::{MySql, MyTable, classify};
 
-use crate::support::{Database, database, database_with, rows, write};
+use crate::support::{Database, USERS, User, database, database_with, rows, user, write};
 
 const ROUND: &str = "CREATE TABLE round (id INT PRIMARY KEY, at BIGINT NOT NULL); \
     INSERT INTO round VALUES (1, 0), (2, 0)";
@@ -259,4 +261,76 @@ async fn connections_killed_in_the_middle_of_writes_tell_the_truth() {
         }
     }
     assert!(failed > 0, "no write met a dead connection");
+}
+
+type Call = fn(MyTable<User>, i64) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn calls() -> Vec<(&'static str, Call)> {
+    fn pair(round: i64) -> [Change<i64, User>; 2] {
+        let at = round * 2;
+        [Change::Put(at, user(at, &format!("{at}"))), Change::Put(at + 1, user(at + 1, &format!("{at}+")))]
+    }
+    vec![
+        ("get", |table, round| Box::pin(async move { drop(table.get(&round).await) })),
+        ("get_many", |table, round| Box::pin(async move { drop(table.get_many(&[round, 2]).await) })),
+        ("page", |table, _| Box::pin(async move { drop(table.page(&KeyRange::all(), 10).await) })),
+        ("split", |table, _| Box::pin(async move { drop(table.split(3).await) })),
+        ("len", |table, _| Box::pin(async move { drop(table.estimated_len().await) })),
+        ("put", |table, round| {
+            Box::pin(
+                async move { drop(table.put(&(round * 2), &user(round * 2, &format!("p{round}"))).await) },
+            )
+        }),
+        ("delete", |table, round| Box::pin(async move { drop(table.delete(&(round * 2)).await) })),
+        ("apply", |table, round| Box::pin(async move { drop(table.apply(&pair(round)).await) })),
+        ("conflict", |table, round| {
+            Box::pin(async move {
+                let at = round * 2;
+                let both = [Change::Put(at, user(at, "same")), Change::Put(at + 1, user(at + 1, "same"))];
+                drop(table.apply(&both).await);
+            })
+        }),
+        ("apply_if_newer", |table, round| {
+            Box::pin(async move { drop(table.apply_if_newer(Stamp(round as u64), &pair(round)).await) })
+        }),
+        ("load_page", |table, round| {
+            Box::pin(async move {
+                let at = round * 2;
+                let range = KeyRange::between(at - 1, at + 1);
+                let records = pair(round).map(|change| (*change.key(), change.record().unwrap().clone()));
+                drop(table.load_page(Stamp(round as u64), &range, &records).await);
+            })
+        }),
+        ("newest_stamp", |table, _| Box::pin(async move { drop(table.newest_stamp().await) })),
+        ("forget_stamps", |table, _| Box::pin(async move { drop(table.forget_stamps().await) })),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_of_a_table_dropped_at_every_poll() {
+    let schema = format!("{USERS}; {ROUND}");
+    let Some(db) = database_with(&schema, |options| options.readers(2).writers(2)).await else { return };
+    let table = MyTable::<User>::open(&db).await.unwrap().with_fence().await.unwrap();
+    let mut other = db.other().await;
+    let mut round = 0;
+    for (name, call) in calls() {
+        for pause in [Duration::ZERO, Duration::from_micros(50), Duration::from_millis(2)] {
+            for polls in 0..200 {
+                round += 1;
+                let ready = drop_after(polls, pause, call(table.clone(), round)).await;
+                sound(&db, &mut other, round).await;
+                if ready {
+                    break;
+                }
+                assert!(polls < 199, "{name} was never ready");
+            }
+        }
+        // Both records of a pair or none: each call of `apply` is whole.
+        if name.starts_with("apply") || name == "load_page" {
+            let halves = "SELECT CAST(id AS CHAR) FROM users u WHERE email NOT LIKE 'p%' AND NOT EXISTS \
+                          (SELECT 1 FROM users v WHERE v.id DIV 2 = u.id DIV 2 AND v.id <> u.id)";
+            assert_eq!(rows(&db, halves).await, Vec::<String>::new(), "{name}");
+        }
+    }
+    assert_eq!(rows(&db, "SELECT name FROM users WHERE email = 'same'").await, Vec::<String>::new());
 }
