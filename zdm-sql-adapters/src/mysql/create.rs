@@ -7,7 +7,7 @@ use super::MySql;
 use super::classify::classify;
 use super::native::Native;
 use super::shape::{Shape, invalid, quoted};
-use crate::table::{ColumnShape, ColumnType, ForeignKeyShape, IndexShape, TableShape};
+use crate::table::{ColumnShape, ColumnType, ForeignKeyShape, IndexShape, TableShape, parents_first};
 
 /// An index has room for so many bytes.
 const INDEX_BYTES: u32 = 3_072;
@@ -47,7 +47,7 @@ impl MySql {
     pub async fn tables(&self) -> Result<Vec<String>> {
         let doing = |error| classify(error, "listing the tables");
         let mut reader = self.reader().await?;
-        let mut left: Vec<String> = sqlx::query_scalar(
+        let tables: Vec<String> = sqlx::query_scalar(
             "SELECT CAST(table_name AS CHAR) FROM information_schema.tables WHERE table_schema = DATABASE() \
              AND table_type = 'BASE TABLE' AND table_name NOT LIKE 'zdm\\_%' ORDER BY table_name",
         )
@@ -63,21 +63,9 @@ impl MySql {
         .await
         .map_err(doing)?;
         reader.release();
-        let mut ordered = Vec::with_capacity(left.len());
-        while !left.is_empty() {
-            let waits = |table: &String| {
-                references.iter().any(|(child, parent)| child == table && left.contains(parent))
-            };
-            let (mut next, mut rest): (Vec<_>, Vec<_>) =
-                left.iter().cloned().partition(|table| !waits(table));
-            if next.is_empty() {
-                // A circle: any order is as good as another.
-                next = vec![rest.remove(0)];
-            }
-            ordered.append(&mut next);
-            left = rest;
-        }
-        Ok(ordered)
+        Ok(parents_first(tables, |child, parent| {
+            references.iter().any(|(own, other)| own == child && other == parent)
+        }))
     }
 
     /// The statements that make the like of a table here. Texts get a collation that compares bytes, so that

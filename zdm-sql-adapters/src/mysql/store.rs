@@ -107,7 +107,8 @@ impl MyRows {
     }
 
     /// Any table, whose rows carry values of these types where they are named: those that both sides of a
-    /// migration agree on. A text column whose rows carry UUIDs is read and written as such.
+    /// migration agree on. A text column whose rows carry UUIDs is read and written as such. The rows have
+    /// the named columns in the order of the list, so that those of two tables are alike.
     ///
     /// # Errors
     /// As [`discover`](Self::discover), and naming a column that is not there.
@@ -117,12 +118,20 @@ impl MyRows {
             shape.column(name)?;
         }
         let key = shape.natural_key()?;
-        let written = shape.columns.iter().filter(|column| !column.generated);
-        let mapping = Discovered::new(&shape.shown, key, written.map(|column| column.name.clone()));
+        // In the order of the list, which both sides of a migration have; then what only this table has.
+        let place = |name: &str| columns.iter().position(|(own, _)| own == name).unwrap_or(columns.len());
+        let mut written: Vec<String> = shape
+            .columns
+            .iter()
+            .filter(|column| !column.generated)
+            .map(|column| column.name.clone())
+            .collect();
+        written.sort_by_key(|name| place(name));
+        let mapping = Discovered::new(&shape.shown, key, written);
         Self::with(db, shape, mapping, columns)
     }
 
-    /// The columns of the rows, in the table's order; generated ones are left out.
+    /// The columns of the rows; generated ones are left out.
     pub fn columns(&self) -> &Arc<[String]> {
         self.inner.mapping.row_columns()
     }

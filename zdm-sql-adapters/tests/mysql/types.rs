@@ -315,6 +315,11 @@ async fn records_carry_the_types_that_both_sides_agree_on() {
     ];
     let things = MyRows::discover_as(&db, "things", &columns).await.unwrap();
     let id = Value::Uuid([0xAB; 16]);
+    assert_eq!(&things.columns()[..], ["id", "day", "price", "flag", "doc", "n"]);
+    // Rows have their columns in the order of the list, whatever the table's own.
+    let turned: Vec<_> = columns.iter().rev().cloned().collect();
+    let other = MyRows::discover_as(&db, "things", &turned).await.unwrap();
+    assert_eq!(&other.columns()[..], ["n", "doc", "flag", "price", "day", "id"]);
     let values = vec![
         id.clone(),
         Value::Date(0),
