@@ -11,7 +11,7 @@ use zdm_core::error::{Error, Kind, Result};
 use super::MySqlOptions;
 use super::classify::{classify, number_of, refused_at_commit};
 use super::options::whole_seconds;
-use super::session::{self, BEGIN, Purpose, Reader, Server};
+use super::session::{self, BEGIN, BEGIN_MIRRORING, Purpose, Reader, Server};
 
 /// A database on a MySQL or MariaDB server. Cheap to clone.
 ///
@@ -152,10 +152,27 @@ impl MySql {
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
+        self.spawn(BEGIN, work).await
+    }
+
+    /// As [`write`](Self::write), for rows that come from the other side: triggers do not note them.
+    pub(super) async fn mirror<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        self.spawn(BEGIN_MIRRORING, work).await
+    }
+
+    async fn spawn<T, W>(&self, begin: &'static str, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
         let (mut answer, outcome) = oneshot::channel();
         let db = self.clone();
         tokio::spawn(async move {
-            let result = db.run(work, &mut answer).await;
+            let result = db.run(begin, work, &mut answer).await;
             // Nobody listens any more when the caller has given up.
             let _ = answer.send(result);
         });
@@ -201,7 +218,12 @@ impl MySql {
         })
     }
 
-    async fn run<T, W>(&self, work: W, answer: &mut oneshot::Sender<Result<T>>) -> Result<T>
+    async fn run<T, W>(
+        &self,
+        begin: &'static str,
+        work: W,
+        answer: &mut oneshot::Sender<Result<T>>,
+    ) -> Result<T>
     where
         W: for<'c> FnOnce(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T>> + Send,
     {
@@ -215,7 +237,7 @@ impl MySql {
             // From here on it goes back to the pool only after an end that is known; a panic closes it too.
             let mut connection = Reader::new(connection);
             let deadline = Instant::now() + self.options.write_timeout;
-            let begun = tokio::time::timeout(self.options.write_timeout, connection.begin_with(BEGIN));
+            let begun = tokio::time::timeout(self.options.write_timeout, connection.begin_with(begin));
             let ended = match begun.await {
                 Ok(Ok(transaction)) => self.transact(transaction, work, deadline, answer).await,
                 Ok(Err(error)) => {

@@ -340,7 +340,7 @@ impl<M: RowMapping> Fenced for TableStore<M> {
             let (store, batch) = (self.clone(), self.batch(changes));
             async move {
                 let (batch, db) = (batch?, store.inner.db.clone());
-                db.write(move |connection| Box::pin(store.apply_fenced(connection, stamp, batch, with_care)))
+                db.mirror(move |connection| Box::pin(store.apply_fenced(connection, stamp, batch, with_care)))
                     .await
             }
         };
@@ -378,7 +378,7 @@ impl<M: RowMapping> Fenced for TableStore<M> {
         let write = |batch: Batch, with_care| {
             let (store, range, db) = (self.clone(), encoded.clone(), self.inner.db.clone());
             async move {
-                db.write(move |connection| Box::pin(store.load(connection, stamp, range, batch, with_care)))
+                db.mirror(move |connection| Box::pin(store.load(connection, stamp, range, batch, with_care)))
                     .await
             }
         };

@@ -25,6 +25,7 @@
 
 mod apply;
 mod arguments;
+mod capture;
 mod care;
 mod checkpoints;
 mod classify;
@@ -44,6 +45,7 @@ mod shape;
 mod statements;
 mod store;
 
+pub use capture::MySqlCapture;
 pub use checkpoints::MySqlCheckpoints;
 pub use classify::classify;
 pub use coordinator::MySqlCoordinator;

@@ -1,8 +1,9 @@
 use sqlx::mysql::MySqlConnection;
 use zdm_core::error::{Error, Kind, Result};
 
-use super::MySql;
 use super::classify::classify;
+use super::shape::quoted;
+use super::{MySql, capture};
 
 /// The numbered steps of the bookkeeping schema. A released step is never edited. MySQL commits every
 /// statement that changes the schema, so a step may have been done in part: each can be repeated.
@@ -88,8 +89,14 @@ impl MySql {
     /// # Cancel safety
     /// When the future is dropped, the removal goes on to its end.
     pub async fn remove_schema(&self) -> Result<()> {
-        let drops = || TABLES.iter().map(|table| format!("DROP TABLE IF EXISTS {table};\n")).collect();
-        self.alone(move |_, _| Ok(drops())).await
+        // Triggers of capture would fail every write to their tables.
+        let triggers = capture::standing(self).await?;
+        let triggers = triggers.iter().map(|name| format!("DROP TRIGGER IF EXISTS {};\n", quoted(name)));
+        let notes = capture::notes_tables(self).await?;
+        let notes = notes.iter().map(|name| format!("DROP TABLE IF EXISTS {};\n", quoted(name)));
+        let tables = TABLES.iter().map(|table| format!("DROP TABLE IF EXISTS {table};\n"));
+        let drops: String = triggers.chain(notes).chain(tables).collect();
+        self.alone(move |_, _| Ok(drops)).await
     }
 
     /// Runs the statements that `choose` makes of the installed version, while no other process changes the

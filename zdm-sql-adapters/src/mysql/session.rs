@@ -21,7 +21,15 @@ const OUTSIDE: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
 /// One round trip: fails on a connection that is inside a stray transaction, which START TRANSACTION alone
 /// would commit.
-pub(super) const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
+pub(super) const BEGIN: &str =
+    "SET @zdm_mirroring = NULL; SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
+
+/// As [`BEGIN`], for rows that come from the other side: triggers of capture look at the variable.
+pub(super) const BEGIN_MIRRORING: &str =
+    "SET @zdm_mirroring = 1; SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
+
+/// The variable that silences the triggers of capture.
+pub(super) const MIRRORING: &str = "zdm_mirroring";
 
 /// What the server is.
 #[derive(Clone, Debug)]

@@ -293,13 +293,13 @@ impl<M: RowMapping> TableStore<M> {
         let fast = self
             .inner
             .db
-            .write(move |connection| Box::pin(async move { batch.apply(connection, &table, packet).await }));
+            .mirror(move |connection| Box::pin(async move { batch.apply(connection, &table, packet).await }));
         match fast.await {
             Err(error) if Batch::deserves_care(&error) => {
                 let (batch, store) = (self.batch(changes)?, self.clone());
                 self.inner
                     .db
-                    .write(move |connection| {
+                    .mirror(move |connection| {
                         Box::pin(async move { store.apply_with_care(connection, batch).await })
                     })
                     .await

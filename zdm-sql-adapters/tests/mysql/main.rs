@@ -7,6 +7,7 @@
 mod apply;
 mod bookkeeping;
 mod cancellation;
+mod capture;
 mod conformance;
 mod create;
 mod cut;
