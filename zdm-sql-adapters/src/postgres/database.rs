@@ -184,6 +184,31 @@ impl Postgres {
         outcome.await.unwrap_or_else(|_| Err(ended()))
     }
 
+    /// Runs one statement that commits by itself and may be repeated: two round trips less than
+    /// [`write`](Self::write). For tasks that nobody drops in the middle. A connection is in no transaction
+    /// here, because it comes back to the pool only after an end that is known.
+    pub(super) async fn statement<W>(&self, work: W) -> Result<()>
+    where
+        W: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send,
+    {
+        let mut attempts = 0;
+        loop {
+            let mut connection = Lent::new(self.acquire(&self.writers, self.options.writers).await?);
+            let done = tokio::time::timeout(self.options.write_timeout, work(&mut connection)).await;
+            attempts += 1;
+            match done {
+                Ok(Ok(())) => {
+                    connection.release();
+                    return Ok(());
+                }
+                // It rested in the pool while the server closed it.
+                Ok(Err(error)) if is_broken(&error) && attempts <= self.options.writers => {}
+                Ok(Err(error)) => return Err(classify(error, "running a statement")),
+                Err(_) => return Err(self.overdue().unknown()),
+            }
+        }
+    }
+
     /// Closes all connections, after waiting for those in use.
     pub async fn close(&self) {
         self.readers.close().await;

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use zdm_core::error::{Error, Result};
 
 use super::settle::Settle;
@@ -16,18 +16,26 @@ pub(super) struct Order {
     pub(super) stored: oneshot::Sender<Result<Seat>>,
 }
 
+/// Tasks that store entries beside each other: while the database makes the rows of one durable, the next
+/// one sends its own.
+pub(super) const INSERTERS: usize = 2;
+
 /// Stores entries, those that come at the same time in one statement. Ends when nobody can give orders any
 /// more.
 pub(super) async fn store_entries<T: QueueTables>(
     tables: T,
     shared: Arc<Shared>,
     settle: Settle,
-    mut orders: mpsc::UnboundedReceiver<Order>,
+    orders: Arc<Mutex<mpsc::UnboundedReceiver<Order>>>,
 ) {
     let mut batch = Vec::with_capacity(MOST_AT_ONCE);
     let mut entries = Vec::with_capacity(MOST_AT_ONCE);
     let mut waiters = Vec::with_capacity(MOST_AT_ONCE);
-    while orders.recv_many(&mut batch, MOST_AT_ONCE).await > 0 {
+    loop {
+        // Held until there is something, so the others wait here and not for the database.
+        if orders.lock().await.recv_many(&mut batch, MOST_AT_ONCE).await == 0 {
+            return;
+        }
         for Order { entry, stored } in batch.drain(..) {
             // Whoever went away before it was stored has taken the entry back.
             if !stored.is_closed() {

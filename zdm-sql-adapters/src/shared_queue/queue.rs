@@ -15,7 +15,7 @@ use zdm_core::queue::{
 };
 use zdm_core::store::Stamp;
 
-use super::insert::{Order, store_entries};
+use super::insert::{INSERTERS, Order, store_entries};
 use super::keeper::{Keeper, Request, stopped};
 use super::settings::SharedQueueOptions;
 use super::settle::{Settle, carry_out};
@@ -45,7 +45,7 @@ struct Lines {
 }
 
 struct Tasks {
-    inserts: JoinHandle<()>,
+    inserts: Vec<JoinHandle<()>>,
     keeper: JoinHandle<()>,
     settle: JoinHandle<Result<()>>,
 }
@@ -66,6 +66,7 @@ impl<T: QueueTables> SharedQueue<T> {
         let (inserts, orders) = mpsc::unbounded_channel();
         let (requests, asked) = mpsc::unbounded_channel();
         let settle = Settle(settle);
+        let orders = Arc::new(tokio::sync::Mutex::new(orders));
         let keeper = Keeper {
             tables: tables.clone(),
             shared: Arc::clone(&shared),
@@ -75,7 +76,12 @@ impl<T: QueueTables> SharedQueue<T> {
             unsure: false,
         };
         let tasks = Tasks {
-            inserts: tokio::spawn(store_entries(tables.clone(), Arc::clone(&shared), settle.clone(), orders)),
+            inserts: (0..INSERTERS)
+                .map(|_| {
+                    let (tables, shared) = (tables.clone(), Arc::clone(&shared));
+                    tokio::spawn(store_entries(tables, shared, settle.clone(), Arc::clone(&orders)))
+                })
+                .collect(),
             keeper: tokio::spawn(keeper.run(asked)),
             settle: tokio::spawn(carry_out(tables.clone(), Arc::clone(&shared), settles)),
         };
@@ -553,7 +559,9 @@ impl<T: QueueTables> WriteQueue for SharedQueue<T> {
         let mut tasks = self.tasks.lock().await;
         let Some(Tasks { inserts, keeper, settle }) = tasks.as_mut() else { return Ok(()) };
         // They end when their last order is carried out. A panic in one has been reported by now.
-        let _ = inserts.await;
+        for inserter in inserts {
+            let _ = inserter.await;
+        }
         let _ = keeper.await;
         let settled = settle.await.unwrap_or_else(|_| Err(stopped()));
         *tasks = None;

@@ -1,3 +1,4 @@
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use zdm_core::error::Result;
 use zdm_core::key::{KeyBytes, KeyRange};
@@ -6,30 +7,36 @@ use zdm_core::store::Stamp;
 use super::rows::failed;
 use crate::shared_queue::{Claimed, Seat, Wanted, lock_of};
 
+/// The classes of advisory locks: of a queue, held shared to lock keys and alone to lock ranges; and of an
+/// instance, held shared while it locks and alone by whoever declares it dead.
+const GATE: i32 = 7_201_953;
+pub(super) const ALIVE: i32 = 7_201_954;
+
 pub(super) async fn claim(
     connection: &mut PgConnection,
     seat: Seat,
     wanted: &Wanted,
 ) -> Result<Option<Claimed>> {
     // Keys are locked beside each other; while a range is looked at, no key is. And whoever declares this
-    // instance dead waits until these locks are there to be seen.
-    let sql = match wanted.ranges.is_empty() {
-        true => {
-            "SELECT pg_advisory_xact_lock_shared(7201953, hashint8($1)) IS NULL FROM zdm_queue_instance \
-             WHERE id = $2 AND NOT dead FOR SHARE"
-        }
-        false => {
-            "SELECT pg_advisory_xact_lock(7201953, hashint8($1)) IS NULL FROM zdm_queue_instance \
-             WHERE id = $2 AND NOT dead FOR SHARE"
-        }
-    };
-    let alive: Option<bool> = sqlx::query_scalar(sql)
+    // instance dead waits until these locks are there to be seen. In a statement of its own, so that the
+    // next one sees what others did before.
+    let gate =
+        if wanted.ranges.is_empty() { "pg_advisory_xact_lock_shared" } else { "pg_advisory_xact_lock" };
+    let sql = format!(
+        "SELECT {gate}({GATE}, hashint8($1)) IS NULL, pg_advisory_xact_lock_shared({ALIVE}, hashint8($2)) IS NULL"
+    );
+    sqlx::query(AssertSqlSafe(sql))
         .bind(seat.queue)
+        .bind(seat.instance)
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
+    let dead: Option<bool> = sqlx::query_scalar("SELECT dead FROM zdm_queue_instance WHERE id = $1")
         .bind(seat.instance)
         .fetch_optional(&mut *connection)
         .await
         .map_err(failed)?;
-    if alive.is_none() {
+    if dead != Some(false) {
         return Ok(None);
     }
     let mut ranges = Vec::new();

@@ -69,31 +69,52 @@ pub(super) fn as_new(entry: &Entry) -> NewEntry {
     }
 }
 
-/// Inserts rows in one statement. Those that are there stay as they are.
+/// Rows by column, as arrays.
+pub(super) struct Columns {
+    ids: Vec<i64>,
+    touches: Vec<Vec<u8>>,
+    epochs: Vec<i64>,
+    new_to_old: Vec<bool>,
+    opened_at: Vec<i64>,
+    parked: Vec<Option<String>>,
+}
+
+impl Columns {
+    pub(super) fn of(entries: &[NewEntry]) -> Self {
+        Self {
+            ids: signed(entries.iter().map(|entry| entry.id)),
+            touches: entries.iter().map(|entry| entry.touch.clone()).collect(),
+            epochs: entries.iter().map(|entry| entry.epoch.0.cast_signed()).collect(),
+            new_to_old: entries.iter().map(|entry| entry.direction == Direction::NewToOld).collect(),
+            opened_at: entries.iter().map(|entry| entry.opened_at.cast_signed()).collect(),
+            parked: entries.iter().map(|entry| entry.parked.as_deref().map(storable)).collect(),
+        }
+    }
+
+    /// Inserts the rows in one statement. Those that are there stay as they are.
+    pub(super) async fn insert(&self, connection: &mut PgConnection, owner: i64) -> sqlx::Result<()> {
+        sqlx::query(
+            "INSERT INTO zdm_queue_entry \
+             (owner, id, touch, epoch, new_to_old, opened_at, parked, attempts, last_error) \
+             SELECT $1, id, touch, epoch, new_to_old, opened_at, error IS NOT NULL, \
+             CASE WHEN error IS NULL THEN 0 ELSE 1 END, error \
+             FROM unnest($2::bigint[], $3::bytea[], $4::bigint[], $5::boolean[], $6::bigint[], $7::text[]) \
+             AS new (id, touch, epoch, new_to_old, opened_at, error) ON CONFLICT (owner, id) DO NOTHING",
+        )
+        .bind(owner)
+        .bind(&self.ids)
+        .bind(&self.touches)
+        .bind(&self.epochs)
+        .bind(&self.new_to_old)
+        .bind(&self.opened_at)
+        .bind(&self.parked)
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Inserts rows within a transaction.
 pub(super) async fn insert(connection: &mut PgConnection, owner: i64, entries: &[NewEntry]) -> Result<()> {
-    let ids = signed(entries.iter().map(|entry| entry.id));
-    let touches: Vec<&[u8]> = entries.iter().map(|entry| entry.touch.as_slice()).collect();
-    let epochs: Vec<i64> = entries.iter().map(|entry| entry.epoch.0.cast_signed()).collect();
-    let new_to_old: Vec<bool> = entries.iter().map(|entry| entry.direction == Direction::NewToOld).collect();
-    let opened_at: Vec<i64> = entries.iter().map(|entry| entry.opened_at.cast_signed()).collect();
-    let parked: Vec<Option<String>> =
-        entries.iter().map(|entry| entry.parked.as_deref().map(storable)).collect();
-    sqlx::query(
-        "INSERT INTO zdm_queue_entry (owner, id, touch, epoch, new_to_old, opened_at, parked, attempts, last_error) \
-         SELECT $1, id, touch, epoch, new_to_old, opened_at, error IS NOT NULL, \
-         CASE WHEN error IS NULL THEN 0 ELSE 1 END, error \
-         FROM unnest($2::bigint[], $3::bytea[], $4::bigint[], $5::boolean[], $6::bigint[], $7::text[]) \
-         AS new (id, touch, epoch, new_to_old, opened_at, error) ON CONFLICT (owner, id) DO NOTHING",
-    )
-    .bind(owner)
-    .bind(ids)
-    .bind(touches)
-    .bind(epochs)
-    .bind(new_to_old)
-    .bind(opened_at)
-    .bind(parked)
-    .execute(connection)
-    .await
-    .map_err(failed)?;
-    Ok(())
+    Columns::of(entries).insert(connection, owner).await.map_err(failed)
 }

@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,8 +10,8 @@ use zdm_core::key::{KeyBytes, KeyRange};
 use zdm_core::queue::{Entry, EntryId, EntryState, Taint, TaintId, Touch};
 use zdm_core::store::Stamp;
 
-use super::claim::{self, draw_stamp};
-use super::rows::{ENTRY, as_new, entry, failed, get, insert, micros, signed, storable};
+use super::claim::{self, ALIVE, draw_stamp};
+use super::rows::{Columns, ENTRY, as_new, entry, failed, get, insert, micros, signed, storable};
 use crate::postgres::Postgres;
 use crate::shared_queue::{Adopted, Changes, Claimed, NewEntry, Other, QueueTables, Seat, Wanted};
 
@@ -100,9 +101,10 @@ impl QueueTables for Postgres {
     }
 
     async fn insert(&self, seat: Seat, entries: &[NewEntry]) -> Result<()> {
-        let entries = entries.to_vec();
-        self.write(move |connection| {
-            Box::pin(async move { insert(connection, seat.instance, &entries).await })
+        let columns = Arc::new(Columns::of(entries));
+        self.statement(move |connection| {
+            let columns = Arc::clone(&columns);
+            Box::pin(async move { columns.insert(connection, seat.instance).await })
         })
         .await
     }
@@ -420,17 +422,20 @@ async fn bury(
     same_name: Option<String>,
     settle_time: Duration,
 ) -> Result<()> {
-    let dead: Vec<i64> = sqlx::query_scalar(
+    // One that is locking something at this moment is looked at again the next time.
+    let sql = format!(
         "UPDATE zdm_queue_instance SET dead = true, watching = false WHERE id IN \
-         (SELECT id FROM zdm_queue_instance WHERE queue = $1 AND id <> $2 AND NOT dead \
-         AND (alive_until < clock_timestamp() OR name = $3) FOR UPDATE SKIP LOCKED) RETURNING id",
-    )
-    .bind(seat.queue)
-    .bind(seat.instance)
-    .bind(same_name)
-    .fetch_all(&mut *connection)
-    .await
-    .map_err(failed)?;
+         (SELECT id FROM (SELECT id FROM zdm_queue_instance WHERE queue = $1 AND id <> $2 AND NOT dead \
+         AND (alive_until < clock_timestamp() OR name = $3) FOR UPDATE SKIP LOCKED) over \
+         WHERE pg_try_advisory_xact_lock({ALIVE}, hashint8(id))) RETURNING id"
+    );
+    let dead: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(seat.queue)
+        .bind(seat.instance)
+        .bind(same_name)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed)?;
     if !dead.is_empty() {
         // A lock that rests longer already goes on resting.
         for sql in [
