@@ -259,7 +259,7 @@ async fn write_row(connection: &mut MySqlConnection, table: &Table, row: &[Value
 
 fn equal(field: &Field, prefix: Option<u64>) -> String {
     match prefix {
-        Some(length) => format!("LEFT({}, {length}) = LEFT(?, {length})", field.quoted),
+        Some(length) => format!("LEFT({}, {length}) = LEFT({}, {length})", field.quoted, field.mark()),
         None => format!("{} = {}", field.quoted, field.mark()),
     }
 }

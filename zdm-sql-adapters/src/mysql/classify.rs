@@ -69,7 +69,7 @@ fn of_number(number: u16, state: &str) -> (Kind, &'static str) {
         1048 | 1364 => (Kind::Rejected, "a NOT NULL column got NULL"),
         1264 | 1690 | 1441 => (Kind::Rejected, "a number or a date is out of the column's range"),
         1406 => (Kind::Rejected, "a value is too long for its column"),
-        1265 | 1292 | 1366 | 1367 | 1411 | 1416 | 4078 => {
+        1265 | 1292 | 1300 | 1366 | 1367 | 1411 | 1416 | 1977 | 3854 | 4078 => {
             (Kind::Rejected, "a value is none that the column's type takes")
         }
         3140..=3144 | 3156..=3158 => (Kind::Rejected, "a value is no JSON"),

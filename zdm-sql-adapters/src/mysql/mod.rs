@@ -42,6 +42,7 @@ mod scan;
 mod schema;
 mod session;
 mod shape;
+mod sorted;
 mod statements;
 mod store;
 

@@ -4,7 +4,7 @@
 //! that pads with spaces nearly does: only a text that goes on with a control character, where another one
 //! ends, stands before that one and not behind it. So the index gives the rows, starting low enough to see
 //! such texts, the bytes decide which of them belong to the range, and a page that meets a control character
-//! is read once more in the order of the bytes. Everything else is sorted by bytes.
+//! is read once more in the order of the bytes. Everything else is sorted by bytes: [`sorted`](super::sorted).
 
 use std::collections::HashMap;
 
@@ -24,14 +24,14 @@ use super::statements::{Field, Table, Walk, pieces};
 use crate::table::{RowMapping, Value};
 
 /// A WHERE clause with its parameters.
-#[derive(Default)]
-struct Within {
-    clauses: Vec<String>,
-    parameters: Vec<Value>,
+#[derive(Clone, Default)]
+pub(super) struct Within {
+    pub(super) clauses: Vec<String>,
+    pub(super) parameters: Vec<Value>,
 }
 
 impl Within {
-    fn sql(&self) -> String {
+    pub(super) fn sql(&self) -> String {
         if self.clauses.is_empty() { String::new() } else { format!("WHERE {}", self.clauses.join(" AND ")) }
     }
 }
@@ -57,7 +57,7 @@ impl Table {
     }
 
     /// The columns in the order of keys.
-    fn order(&self, walk: Walk) -> String {
+    pub(super) fn order(&self, walk: Walk) -> String {
         match walk {
             Walk::Padded => self.fields[0].quoted.clone(),
             _ => self.compared(walk).into_iter().map(|part| part.expression).collect::<Vec<_>>().join(", "),
@@ -133,7 +133,7 @@ impl<M: RowMapping> TableStore<M> {
         Ok(within)
     }
 
-    async fn rows(
+    pub(super) async fn rows(
         &self,
         connection: &mut MySqlConnection,
         sql: String,
@@ -180,10 +180,14 @@ impl<M: RowMapping> Scan for TableStore<M> {
         }
         let table = self.table();
         let mut within = self.within(range)?;
-        within.parameters.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
         let mut reader = self.inner.db.reader().await?;
-        let sql = table.page(&within.sql(), &table.order(table.walk));
-        let rows = self.rows(&mut reader, sql, within.parameters.clone()).await?;
+        let rows = if table.walk == Walk::Bytes {
+            self.sorted_rows(&mut reader, range, &within, limit).await?
+        } else {
+            within.parameters.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
+            let sql = table.page(&within.sql(), &table.order(table.walk));
+            self.rows(&mut reader, sql, within.parameters.clone()).await?
+        };
         let mut page = self.read_page(&rows)?;
         if table.walk == Walk::Padded {
             let mut odd = false;

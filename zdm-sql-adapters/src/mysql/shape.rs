@@ -449,6 +449,15 @@ impl Column {
         }
     }
 
+    /// The place of a text that is compared with the column. A character set that has not all characters
+    /// refuses the comparison with one that it lacks, so the text is converted, and gets a question mark.
+    pub(super) fn text_mark(&self) -> String {
+        match (self.charset.as_deref(), &self.collation) {
+            (Some("utf8mb4" | "utf8mb3" | "utf8" | "ascii") | None, _) | (_, None) => "?".to_owned(),
+            (Some(charset), Some(collation)) => format!("CONVERT(? USING {charset}) COLLATE {collation}"),
+        }
+    }
+
     /// Whether its texts are in another character set than those that are compared with them.
     pub(super) fn is_converted(&self) -> bool {
         self.charset.as_deref().is_some_and(|charset| charset != "utf8mb4")

@@ -33,6 +33,7 @@ impl Field {
             Native::Date => "CAST(? AS DATE)".to_owned(),
             Native::Time { .. } => "CAST(? AS TIME(6))".to_owned(),
             Native::Datetime { .. } | Native::Timestamp { .. } => "CAST(? AS DATETIME(6))".to_owned(),
+            Native::Text { .. } => self.column.text_mark(),
             _ => "?".to_owned(),
         }
     }

@@ -276,6 +276,24 @@ async fn zero_dates_and_other_leftovers_keep_their_place_with_an_error() {
     assert_eq!(things.get(&key).await.unwrap_err().kind(), Kind::Rejected);
 }
 
+/// A key that the column's character set has no characters for is the key of no row.
+#[tokio::test]
+async fn keys_in_characters_that_the_column_lacks_are_not_there() {
+    let schema = "CREATE TABLE words (word VARCHAR(20) CHARACTER SET latin1 PRIMARY KEY, n INT)";
+    let Some((_db, words)) = rows_of(schema, "words").await else { return };
+    let key = |word: &str| DynKey::new([text(word)]).unwrap();
+    let row = |word: &str| DynRow::new(words.columns().clone(), vec![text(word), Value::Integer(1)]).unwrap();
+    words.put(&key("?"), &row("?")).await.unwrap();
+    assert_eq!(words.get(&key("中")).await.unwrap(), None);
+    assert_eq!(words.get_many(&[key("中"), key("?")]).await.unwrap(), [None, Some(row("?"))]);
+    words.delete(&key("中")).await.unwrap();
+    let error = words.put(&key("中"), &row("中")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Rejected, "{error:?}");
+    assert_eq!(words.page(&KeyRange::after(key("中")), 10).await.unwrap().len(), 0);
+    let up_to = KeyRange { after: None, up_to: Some(key("中")) };
+    assert_eq!(words.page(&up_to, 10).await.unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn zero_is_zero_in_a_counted_column() {
     let Some((db, things)) =
