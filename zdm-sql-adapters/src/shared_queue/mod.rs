@@ -22,9 +22,8 @@
 //!   the same entries does no harm.
 //! - **Rows are removed by name, never below a mark.** Transactions commit out of order, and a row with a
 //!   smaller number may appear later.
-//! - **Entries without an owner** are those that a transaction or a trigger has captured. They are taken
-//!   over like those of a dead instance, without the settle time: they are there because the write has
-//!   committed.
+//! - **Entries without an owner** are those that a write recorded in its own transaction. They are taken over
+//!   like those of a dead instance, without the settle time: they are there because the write has committed.
 //!
 //! What an instance knows of the others is a copy that is refreshed all the time. `is_clean`, the counts, the
 //! limit and the taints are as old as the copy: usually less than

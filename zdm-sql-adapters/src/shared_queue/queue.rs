@@ -97,9 +97,19 @@ impl<T: QueueTables> SharedQueue<T> {
         Ok(queue)
     }
 
-    /// Looks for entries that a transaction or a trigger has captured, now instead of at the next poll.
+    /// Looks for entries that transactions have recorded, now instead of at the next poll. For the moment
+    /// after the COMMIT of a transaction with a `write_in`.
     pub fn look_soon(&self) {
         self.shared.signals.look.notify_one();
+    }
+
+    /// Whose rows are those that nobody owns yet.
+    ///
+    /// # Errors
+    /// `Kind::Stopped` when the queue is closed.
+    pub(crate) fn nobody(&self) -> Result<i64> {
+        self.lines()?;
+        Ok(self.shared.seat().queue)
     }
 
     fn lines(&self) -> Result<Arc<Lines>> {
@@ -551,7 +561,7 @@ impl<T: QueueTables> WriteQueue for SharedQueue<T> {
     }
 
     fn guarantee(&self) -> Guarantee {
-        Guarantee::Shared
+        if self.shared.options.transactional { Guarantee::Transactional } else { Guarantee::Shared }
     }
 
     async fn close(&self) -> Result<()> {

@@ -11,6 +11,7 @@ pub struct SharedQueueOptions {
     pub(super) lease: Duration,
     pub(super) poll: Duration,
     pub(super) stale_after: Duration,
+    pub(super) transactional: bool,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -21,6 +22,7 @@ impl Default for SharedQueueOptions {
             lease: Duration::from_secs(10),
             poll: Duration::from_millis(100),
             stale_after: Duration::from_secs(2),
+            transactional: false,
             clock: Arc::new(SystemClock),
         }
     }
@@ -57,6 +59,15 @@ impl SharedQueueOptions {
     #[must_use]
     pub const fn stale_after(mut self, stale_after: Duration) -> Self {
         self.stale_after = stale_after;
+        self
+    }
+
+    /// Says that every write to the primary is recorded by `write_in`, in its own transaction: the queue then
+    /// promises [`Guarantee::Transactional`](zdm_core::queue::Guarantee). Default: false, because nobody but
+    /// you knows.
+    #[must_use]
+    pub const fn transactional(mut self, transactional: bool) -> Self {
+        self.transactional = transactional;
         self
     }
 

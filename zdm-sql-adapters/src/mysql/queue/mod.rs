@@ -9,6 +9,10 @@ mod literal;
 mod rows;
 mod tables;
 
+use sqlx::mysql::MySqlConnection;
+use zdm_core::key::Key;
+use zdm_core::queue::{Direction, Touch};
+
 use crate::shared_queue::{SharedQueue, SharedQueueOptions};
 
 use super::MySql;
@@ -48,5 +52,53 @@ impl MySqlQueue {
     ) -> zdm_core::Result<Self> {
         db.ensure_schema().await?;
         Self::join(db.clone(), migration, instance, options).await
+    }
+
+    /// Records in a transaction of your own what it touches: the entry is there exactly if the transaction
+    /// commits, and needs no settle time. What one transaction touches belongs into one touch
+    /// ([`Touch::and`]): it is one entry, and its keys are reconciled together. It takes one round trip.
+    ///
+    /// An instance takes the entry over at its next look, at once after [`look_soon`](Self::look_soon). Until
+    /// then [`is_clean`](zdm_core::queue::WriteQueue::is_clean) does not know of it. So a read that may be
+    /// answered by the secondary can be older than the last COMMIT by that time.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: sqlx::MySqlPool, queue: zdm_sql_adapters::mysql::MySqlQueue) -> Result<(), Box<dyn std::error::Error>> {
+    /// use zdm_core::queue::{Direction, Touch};
+    ///
+    /// let mut transaction = pool.begin().await?;
+    /// sqlx::query("UPDATE users SET name = 'Ada' WHERE id = 7").execute(&mut *transaction).await?;
+    /// queue.write_in(&mut transaction, &Touch::upsert(&7_i64), Direction::OldToNew).await?;
+    /// transaction.commit().await?;
+    /// queue.look_soon();
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Whatever the server says. Then roll back.
+    ///
+    /// # Cancel safety
+    /// As that of a statement of your own: the transaction cannot go on.
+    pub async fn write_in<K: Key>(
+        &self,
+        transaction: &mut MySqlConnection,
+        touch: &Touch<K>,
+        direction: Direction,
+    ) -> zdm_core::Result<()> {
+        let mut bytes = Vec::new();
+        touch.encode().write_to(&mut bytes);
+        sqlx::query(
+            // A number that the server makes up; whoever takes the row over gives it one of the queue's own.
+            "INSERT INTO zdm_queue_entry (owner, id, touch, epoch, new_to_old, opened_at, parked, attempts) \
+             VALUES (?, UUID_SHORT() & 0x7FFFFFFFFFFFFFFF, ?, 0, ?, \
+             CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), 0, 0)",
+        )
+        .bind(self.nobody()?)
+        .bind(bytes)
+        .bind(direction == Direction::NewToOld)
+        .execute(transaction)
+        .await
+        .map_err(rows::failed)?;
+        Ok(())
     }
 }
