@@ -29,6 +29,10 @@ pub(super) fn is_broken(error: &sqlx::Error) -> bool {
 /// ```
 pub fn classify(error: sqlx::Error, doing: &str) -> Error {
     let (kind, advice) = match &error {
+        // The connection is closed with the error, and another one prepares the statement anew.
+        sqlx::Error::Database(_) if is_outdated(&error) => {
+            (Kind::Busy, "the table has been altered since the statement was prepared")
+        }
         sqlx::Error::Database(_) => of_state(state_of(&error).unwrap_or_default()),
         sqlx::Error::PoolTimedOut => (Kind::Timeout, "every connection stayed in use"),
         sqlx::Error::PoolClosed => (Kind::Stopped, "the database was closed"),
@@ -52,6 +56,11 @@ pub fn classify(error: sqlx::Error, doing: &str) -> Error {
     let taken = matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed);
     let classified = Error::new(kind, message).with_source(error);
     if taken { classified.not_applied() } else { classified }
+}
+
+fn is_outdated(error: &sqlx::Error) -> bool {
+    database_error(error)
+        .is_some_and(|error| error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery"))
 }
 
 /// What a SQLSTATE means; one that is not known here is told by its class.
@@ -105,6 +114,7 @@ fn of_state(state: &str) -> (Kind, &'static str) {
 
         _ => match state.get(..2).unwrap_or_default() {
             "08" | "53" | "57" | "58" => (Kind::Unavailable, "the server cannot serve the call"),
+            "21" => (Kind::Rejected, "a trigger wrote a row that the statement writes too"),
             "22" => (Kind::Rejected, "a value is none that the column's type takes"),
             "23" => (Kind::Rejected, "a constraint refuses the row"),
             "40" => (Kind::Busy, "the server rolled the transaction back"),

@@ -1,6 +1,6 @@
 //! PostgreSQL: tables as stores, through sqlx. Version 13 or newer.
 //!
-//! [`Postgres`] is a database on a server.
+//! [`Postgres`] is a database on a server. [`PgTable`] is a table of typed records, [`PgRows`] any table.
 //!
 //! Why every write has a task of its own: a future that is dropped between BEGIN and the answer leaves its
 //! connection in a transaction that nobody owns, and the next statement on it reports success and is never
@@ -24,14 +24,26 @@
 //! Connections are not encrypted, unless the program turns on one of sqlx's `tls-` features. A pooler in
 //! between must keep one server connection for one client connection: the timeouts belong to the session.
 
+mod apply;
+mod care;
 mod checkpoints;
 mod classify;
+mod codec;
 mod coordinator;
 mod database;
+mod fence;
+mod load;
+mod native;
+mod numeric;
 mod options;
 mod queue;
+mod scan;
 mod schema;
 mod session;
+mod shape;
+mod statements;
+mod store;
+mod wire;
 
 pub use checkpoints::PgCheckpoints;
 pub use classify::classify;
@@ -39,3 +51,4 @@ pub use coordinator::PgCoordinator;
 pub use database::Postgres;
 pub use options::PostgresOptions;
 pub use queue::PgQueue;
+pub use store::{PgRows, PgTable, TableStore};

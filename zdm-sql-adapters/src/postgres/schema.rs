@@ -6,16 +6,20 @@ use super::Postgres;
 use super::classify::classify;
 
 /// The numbered steps of the bookkeeping schema. A released step is never edited.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     include_str!("../../schema/postgres/0001_queue.sql"),
     include_str!("../../schema/postgres/0002_checkpoint.sql"),
     include_str!("../../schema/postgres/0003_phase.sql"),
+    include_str!("../../schema/postgres/0004_fence.sql"),
 ];
 
 const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS zdm_schema (version bigint PRIMARY KEY)";
 
 /// Everything of the bookkeeping, for its removal.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 15] = [
+    "zdm_stamp",
+    "zdm_page",
+    "zdm_fence",
     "zdm_queue",
     "zdm_queue_instance",
     "zdm_queue_entry",

@@ -3,6 +3,8 @@
 
 mod agree;
 mod column_type;
+#[cfg(feature = "postgres")]
+mod convert;
 mod decimal;
 mod dynamic;
 mod key;
@@ -14,6 +16,8 @@ mod value;
 
 pub use agree::{AgreedColumn, Agreement, agree};
 pub use column_type::{ColumnType, Fit, Pair, pair};
+#[cfg(feature = "postgres")]
+pub(crate) use convert::{converted, keeps_order, same_values};
 pub use decimal::{Decimal, NotDecimal};
 pub use dynamic::{DynKey, DynRow};
 pub use key::{KeyClass, KeyPart, TableKey};

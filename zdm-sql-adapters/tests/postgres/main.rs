@@ -6,10 +6,14 @@
 
 mod bookkeeping;
 mod cancellation;
+mod conformance;
 mod cut;
+mod discovered;
 mod errors;
+mod fence;
 mod queue;
 #[path = "../shared_queue/mod.rs"]
 mod shared_queue;
 mod support;
 mod timeouts;
+mod types;

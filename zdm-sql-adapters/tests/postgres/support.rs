@@ -3,9 +3,12 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
-use zdm_sql_adapters::postgres::{Postgres, PostgresOptions};
+use zdm_core::Result;
+use zdm_sql_adapters::postgres::{PgTable, Postgres, PostgresOptions};
+use zdm_sql_adapters::table::{RowReader, RowWriter, TableMapping};
 
 /// The URL of the server. `None` when there is none, which is said; in CI that is an error.
 #[expect(clippy::print_stderr, reason = "a test that is left out says so")]
@@ -143,4 +146,42 @@ pub(crate) async fn write(db: &Postgres, sql: impl Into<String>) -> zdm_core::Re
         })
     })
     .await
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct User {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) email: Option<String>,
+    pub(crate) score: f64,
+}
+
+pub(crate) const USERS: &str = "CREATE TABLE users (id bigint PRIMARY KEY, name text NOT NULL CHECK (name <> ''), \
+    email text UNIQUE, score float8 NOT NULL DEFAULT 0)";
+
+impl TableMapping for User {
+    type Key = i64;
+    type Record = Self;
+    const TABLE: &'static str = "users";
+    const KEY: &'static [&'static str] = &["id"];
+    const COLUMNS: &'static [&'static str] = &["name", "email", "score"];
+
+    fn write(user: &Self, row: &mut RowWriter<'_>) -> Result<()> {
+        row.set("name", &user.name).set("email", &user.email).set("score", user.score).done()
+    }
+
+    fn read(id: &i64, row: &mut RowReader<'_>) -> Result<Self> {
+        Ok(Self { id: *id, name: row.get("name")?, email: row.get("email")?, score: row.get("score")? })
+    }
+}
+
+pub(crate) fn user(id: i64, email: &str) -> User {
+    User { id, name: format!("user {id}"), email: Some(email.to_owned()), score: id as f64 / 3.0 }
+}
+
+/// The users of a schema, with the fence.
+pub(crate) async fn users(schema: &str) -> Option<(Database, PgTable<User>)> {
+    let db = database(schema).await?;
+    let table = PgTable::open(&db).await.unwrap().with_fence().await.unwrap();
+    Some((db, table))
 }
