@@ -288,7 +288,7 @@ impl Table {
                 names.len() == self.key_len
                     && self.key().iter().all(|field| names.contains(&field.column.name.as_str()))
             });
-            index.unique && !(is_key && !index.partial)
+            index.unique && (!is_key || index.partial)
         })
     }
 

@@ -23,10 +23,6 @@ impl Rows {
         self.ends.len()
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
     /// Begins a row of so many fields.
     pub(super) fn begin(&mut self, fields: usize) {
         let fields = i16::try_from(fields).unwrap_or(i16::MAX);

@@ -95,7 +95,7 @@ impl StoreFactory for Rows {
     }
 
     fn key(&self, number: u64) -> DynKey {
-        let half = format!("{}.{}", number / 4, if number % 2 == 0 { 0 } else { 5 });
+        let half = format!("{}.{}", number / 4, number % 2 * 5);
         let id = ["Zebra", "apple", "Äpfel", "_"][number as usize % 4];
         DynKey::new([Value::Decimal(half.parse().unwrap()), Value::Text(format!("{id}{number}"))]).unwrap()
     }

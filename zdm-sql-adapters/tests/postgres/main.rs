@@ -7,6 +7,7 @@
 mod bookkeeping;
 mod cancellation;
 mod conformance;
+mod create;
 mod cut;
 mod discovered;
 mod errors;
