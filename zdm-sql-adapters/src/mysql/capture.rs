@@ -27,6 +27,9 @@ const LONGEST_NAME: usize = 64;
 /// changes by itself; so the tables above have triggers too, which note the rows of this one before that
 /// happens. `TRUNCATE` fires no trigger and is not seen; verification finds what it left.
 ///
+/// Measured in MariaDB 10.11 with 200,000 rows in one statement, microseconds a row: an insert 1.3 without and
+/// 5.9 with, an update 3.3 and 12.7.
+///
 /// Installing needs the privilege TRIGGER, and with binary logging on a server of MySQL also
 /// `log_bin_trust_function_creators`.
 pub struct MySqlCapture<M> {
