@@ -211,6 +211,13 @@ throwaway_postgres() {
         tail -n 20 "$servers/postgres.log" >&2
         fail "initdb failed; its last words are above"
     }
+    # A second one, which a test starts, kills and starts again by itself.
+    cp -a "$servers/postgres/data" "$servers/postgres/crash"
+    ZDM_TEST_POSTGRES_SERVER="$postgres_bin/postgres -D $servers/postgres/crash -k $servers/postgres -c listen_addresses=127.0.0.1"
+    if [ "$(id -u)" -eq 0 ]; then
+        ZDM_TEST_POSTGRES_SERVER="setpriv --reuid $postgres_user --regid $(id -g "$postgres_user") --clear-groups -- $ZDM_TEST_POSTGRES_SERVER"
+    fi
+    export ZDM_TEST_POSTGRES_SERVER
     start postgres "$servers/postgres.log"
     # It takes connections a little later than it opens its port.
     local ready=no
@@ -292,7 +299,7 @@ fi
 
 if [ "$embedded" = yes ]; then
     # A test without its server is an error where CI is set. Here the servers are left out on purpose.
-    unset ZDM_TEST_POSTGRES_URL ZDM_TEST_MYSQL_URL CI
+    unset ZDM_TEST_POSTGRES_URL ZDM_TEST_MYSQL_URL ZDM_TEST_POSTGRES_SERVER CI
     if [ ${#command[@]} -eq 0 ]; then
         command=(cargo test --locked --no-fail-fast --all-features "${selection[@]}")
     fi

@@ -174,10 +174,27 @@ impl Postgres {
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
+        self.spawn(false, work).await
+    }
+
+    /// As [`write`](Self::write), for rows that come from the other side: triggers do not note them.
+    pub(super) async fn mirror<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        self.spawn(true, work).await
+    }
+
+    async fn spawn<T, W>(&self, mirroring: bool, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
         let (mut answer, outcome) = oneshot::channel();
         let db = self.clone();
         tokio::spawn(async move {
-            let result = db.run(work, &mut answer).await;
+            let result = db.run(mirroring, work, &mut answer).await;
             // Nobody listens any more when the caller has given up.
             let _ = answer.send(result);
         });
@@ -231,7 +248,7 @@ impl Postgres {
         })
     }
 
-    async fn run<T, W>(&self, work: W, answer: &mut oneshot::Sender<Result<T>>) -> Result<T>
+    async fn run<T, W>(&self, mirroring: bool, work: W, answer: &mut oneshot::Sender<Result<T>>) -> Result<T>
     where
         W: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T>> + Send,
     {
@@ -245,7 +262,8 @@ impl Postgres {
             // From here on it goes back to the pool only after an end that is known; a panic closes it too.
             let mut connection = Lent::new(connection);
             let deadline = Instant::now() + self.options.write_timeout;
-            let begun = tokio::time::timeout(self.options.write_timeout, session::begin(&mut connection));
+            let begun =
+                tokio::time::timeout(self.options.write_timeout, session::begin(&mut connection, mirroring));
             let begun = match begun.await {
                 Ok(Ok(Some(begun))) => begun,
                 Ok(outcome) => {

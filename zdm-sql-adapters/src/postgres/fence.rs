@@ -275,7 +275,7 @@ impl<M: RowMapping> Fenced for TableStore<M> {
         let write = |with_care| {
             let (store, batch, db) = (self.clone(), Arc::clone(&batch), self.inner.db.clone());
             async move {
-                db.write(move |connection| Box::pin(store.apply_fenced(connection, stamp, batch, with_care)))
+                db.mirror(move |connection| Box::pin(store.apply_fenced(connection, stamp, batch, with_care)))
                     .await
             }
         };
@@ -317,7 +317,7 @@ impl<M: RowMapping> Fenced for TableStore<M> {
             let (store, range, db) = (self.clone(), encoded.clone(), self.inner.db.clone());
             let (target, batch) = (Arc::clone(&target), Arc::clone(&batch));
             async move {
-                db.write(move |connection| {
+                db.mirror(move |connection| {
                     Box::pin(store.load(connection, stamp, range, target, batch, with_care))
                 })
                 .await

@@ -25,6 +25,7 @@
 //! between must keep one server connection for one client connection: the timeouts belong to the session.
 
 mod apply;
+mod capture;
 mod care;
 mod checkpoints;
 mod classify;
@@ -32,6 +33,7 @@ mod codec;
 mod coordinator;
 mod create;
 mod database;
+mod digest;
 mod fence;
 mod load;
 mod native;
@@ -47,6 +49,7 @@ mod statements;
 mod store;
 mod wire;
 
+pub use capture::PgCapture;
 pub use checkpoints::PgCheckpoints;
 pub use classify::classify;
 pub use coordinator::PgCoordinator;

@@ -63,7 +63,7 @@ impl<M: RowMapping> TableStore<M> {
     }
 
     /// Runs a COPY to here and hands out its rows.
-    async fn copied(
+    pub(super) async fn copied(
         &self,
         connection: &mut PgConnection,
         sql: &str,
@@ -89,7 +89,7 @@ impl<M: RowMapping> TableStore<M> {
     }
 }
 
-fn texts(bounds: &[Option<String>; 2]) -> [Option<&str>; 2] {
+pub(super) fn texts(bounds: &[Option<String>; 2]) -> [Option<&str>; 2] {
     [bounds[0].as_deref(), bounds[1].as_deref()]
 }
 

@@ -38,6 +38,15 @@ const SEQUENCES: [&str; 3] = ["zdm_queue_seat", "zdm_queue_entry_id", "zdm_queue
 /// The advisory lock under which the schema changes.
 const LOCK: i64 = 7_201_953_001;
 
+/// Removes what capture has made in the schemas of the search path.
+const CAPTURES: &str = "DO $zdm$ DECLARE zdm_name text; BEGIN \
+    FOR zdm_name IN SELECT oid::regprocedure::text FROM pg_proc WHERE proname LIKE 'zdm\\_capture\\_%' \
+        AND pronamespace = ANY (SELECT oid FROM pg_namespace WHERE nspname = ANY (current_schemas(false))) \
+    LOOP EXECUTE 'DROP FUNCTION ' || zdm_name || ' CASCADE'; END LOOP; \
+    FOR zdm_name IN SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relname LIKE 'zdm\\_capture\\_%' \
+        AND relnamespace = ANY (SELECT oid FROM pg_namespace WHERE nspname = ANY (current_schemas(false))) \
+    LOOP EXECUTE 'DROP TABLE ' || zdm_name; END LOOP; END $zdm$;\n";
+
 impl Postgres {
     /// Creates the bookkeeping tables, or brings them to this version. Your own tables are not touched.
     /// Repeating it changes nothing, and of several processes one does it.
@@ -77,7 +86,9 @@ impl Postgres {
                 let tables = TABLES.iter().map(|table| format!("DROP TABLE IF EXISTS {table};\n"));
                 let sequences =
                     SEQUENCES.iter().map(|sequence| format!("DROP SEQUENCE IF EXISTS {sequence};\n"));
-                run(connection, tables.chain(sequences).collect()).await
+                // Triggers of capture would fail every write to their tables.
+                let captures = std::iter::once(CAPTURES.to_owned());
+                run(connection, captures.chain(tables).chain(sequences).collect()).await
             })
         })
         .await

@@ -82,11 +82,15 @@ pub(super) struct Begun {
 
 /// Begins a transaction and learns its number, in one round trip. `None` on a connection that was already
 /// inside a transaction, which BEGIN alone would join.
-pub(super) async fn begin(connection: &mut PgConnection) -> sqlx::Result<Option<Begun>> {
-    let sql = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+pub(super) async fn begin(connection: &mut PgConnection, mirroring: bool) -> sqlx::Result<Option<Begun>> {
+    // Triggers of capture look at the setting, which ends with the transaction.
+    let silence = if mirroring { "SET LOCAL zdm.mirroring = 'on'; " } else { "" };
+    let sql = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {silence}\
                SELECT now() = statement_timestamp(), pg_current_xact_id()::text, now()::text, \
-               pg_postmaster_start_time()::text";
-    let row = connection.fetch_one(sqlx::raw_sql(sql)).await?;
+               pg_postmaster_start_time()::text"
+    );
+    let row = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
     let begun = Begun { xid: row.try_get(1)?, at: row.try_get(2)?, server: row.try_get(3)? };
     Ok(row.try_get::<bool, _>(0)?.then_some(begun))
 }

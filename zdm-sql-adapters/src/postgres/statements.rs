@@ -234,6 +234,27 @@ impl Table {
         )
     }
 
+    /// Copies the key out that comes after so many keys of a range.
+    pub(super) fn nth(&self, bounds: [Option<&str>; 2], skipped: usize) -> String {
+        format!(
+            "COPY (SELECT {} FROM {} AS zdm_old WHERE {} ORDER BY {} OFFSET {skipped} LIMIT 1) TO STDOUT (FORMAT binary)",
+            self.key_reads(),
+            self.only,
+            self.within("zdm_old", bounds),
+            self.ordered_key("zdm_old")
+        )
+    }
+
+    /// Sums up the hashes of the rows of a range.
+    pub(super) fn digest(&self, bounds: [Option<&str>; 2], hashed: &str) -> String {
+        format!(
+            "SELECT count(*), coalesce(bit_xor(zdm_hash), 0), coalesce(sum(zdm_hash & 4294967295), 0)::bigint FROM \
+             (SELECT hash_record_extended(ROW({hashed}), 0) AS zdm_hash FROM {} AS zdm_old WHERE {}) AS zdm_hashed",
+            self.only,
+            self.within("zdm_old", bounds)
+        )
+    }
+
     /// Whether a range holds a row.
     pub(super) fn probe(&self, bounds: [Option<&str>; 2]) -> String {
         format!("EXISTS (SELECT 1 FROM {} AS zdm_old WHERE {})", self.only, self.within("zdm_old", bounds))

@@ -14,7 +14,7 @@ use super::classify::classify;
 use super::shape::{Shape, invalid};
 use super::statements::Table;
 use super::wire::{Param, Rows, arguments};
-use super::{Postgres, fence};
+use super::{Postgres, digest, fence};
 use crate::table::{
     ColumnType, Discovered, RowMapping, RowValues, TableKey, TableMapping, Typed, Value, key_values,
 };
@@ -301,7 +301,7 @@ impl<M: RowMapping> TableStore<M> {
     async fn apply_batch(&self, changes: &[Change<M::Key, M::Record>]) -> Result<()> {
         let batch = Arc::new(self.batch(changes)?);
         let (again, table) = (Arc::clone(&batch), Arc::clone(self.table()));
-        let fast = self.inner.db.write(move |connection| {
+        let fast = self.inner.db.mirror(move |connection| {
             Box::pin(async move { batch.apply(connection, &table, &batch.all()).await })
         });
         match fast.await {
@@ -309,7 +309,7 @@ impl<M: RowMapping> TableStore<M> {
                 let store = self.clone();
                 self.inner
                     .db
-                    .write(move |connection| {
+                    .mirror(move |connection| {
                         Box::pin(async move { store.apply_with_care(connection, &again, &again.all()).await })
                     })
                     .await
@@ -361,7 +361,12 @@ impl<M: RowMapping> Store for TableStore<M> {
     }
 
     fn capabilities(&self) -> Capabilities<'_, M::Key, M::Record> {
-        Capabilities { bulk: Some(self), digest: None, scan: Some(self), fenced: fence::capability(self) }
+        Capabilities {
+            bulk: Some(self),
+            digest: digest::capability(self),
+            scan: Some(self),
+            fenced: fence::capability(self),
+        }
     }
 }
 

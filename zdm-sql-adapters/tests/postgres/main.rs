@@ -6,9 +6,11 @@
 
 mod bookkeeping;
 mod cancellation;
+mod capture;
 mod conformance;
 mod create;
 mod cut;
+mod digest;
 mod discovered;
 mod errors;
 mod fence;
