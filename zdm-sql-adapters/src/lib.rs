@@ -1,8 +1,24 @@
-//! Tables of SQL databases as the stores of a zero-downtime migration. SQLite through sqlx.
+//! Tables of SQL databases as the stores of a zero-downtime migration: PostgreSQL, MySQL and MariaDB, SQLite,
+//! through sqlx.
 //!
 //! A mapping says how a record stands in a table; the old and the new schema of one record are two
-//! mappings. What comes with a store: authoritative reads, bulk changes in one transaction, pages in key
-//! order, and a fence that refuses late writes.
+//! mappings. Any table can also be moved as rows of values, with its columns read from the database. What
+//! comes with a store: authoritative reads, bulk changes in one transaction, pages in key order, and a fence
+//! that refuses late writes.
+//!
+//! | | PostgreSQL | MySQL and MariaDB | SQLite |
+//! | --- | --- | --- | --- |
+//! | feature | `postgres` | `mysql` | `sqlite` |
+//! | typed records | `PgTable` | `MyTable` | `SqliteTable` |
+//! | rows of any table | `PgRows` | `MyRows` | `SqliteRows` |
+//! | queue | `PgQueue`, shared by instances | `MySqlQueue`, shared by instances | `SqliteQueue`, of one process |
+//! | an entry in the writer's own transaction | `PgQueue::write_in` | `MySqlQueue::write_in` | - |
+//! | writers that know nothing of it | `PgCapture` | `MySqlCapture` | `SqliteCapture` |
+//! | checkpoints | `PgCheckpoints` | `MySqlCheckpoints` | `SqliteCheckpoints` |
+//! | phase and members | `PgCoordinator` | `MySqlCoordinator` | a file, see `zdm_core::phase` |
+//! | sums of ranges for verification | yes | no | no |
+//!
+//! Which types of columns records can move between is one table: [`pair`](table::pair).
 //!
 //! What it is not: an ORM, or a tool that changes your tables. It reads and writes the rows that you name,
 //! and keeps its own bookkeeping in tables whose names begin with `zdm_`.
