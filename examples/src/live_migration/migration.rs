@@ -9,25 +9,20 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use zdm_core::checkpoint::{CheckpointStore, FileCheckpoints};
 use zdm_core::error::Kind;
+use zdm_core::key::Key;
 use zdm_core::phase::{Coordinator, FileCoordinator, Percent, Phase};
 use zdm_core::report::{Event, Progress, RunState};
-use zdm_core::store::{DynStore, Store, StoreExt};
+use zdm_core::store::{DynStore, Record, Store, StoreExt};
 use zdm_dualwrite::{Backfill, DiskQueue, DualWrite, Job, LatencyProbe, PageSettings, Settings, Verify};
-use zdm_sql_adapters::sqlite::{Sqlite, SqliteOptions, SqliteTable, Synchronous};
-use zdm_sql_adapters::table::TableMapping;
 
 use super::display::Standing;
 use super::files::Files;
-use super::flight::Flight;
 use super::latency::Latencies;
-use super::new_schema::{self, Departures};
-use super::old_schema::OldFlights;
 use super::outage::{Switch, Switched};
 use super::report::Outcome;
-use super::service::{FlightService, RequestError};
+use super::service::RequestError;
 use super::{Doing, Result};
 
-const NAME: &str = "flights";
 /// How long the service runs in a phase before the next one, beside the work that the phase has.
 const STAY: Duration = Duration::from_secs(2);
 /// The same for a database of few rows.
@@ -48,15 +43,48 @@ pub struct Plan {
     pub rollback: bool,
     /// Switch the new database off for so long while rows are copied.
     pub outage: Option<Duration>,
-    /// How many flights there are.
+    /// How many rows there are.
     pub rows: u64,
 }
 
+/// What a migration does to its databases beside moving records.
+#[async_trait]
+pub trait Databases: Send + Sync {
+    /// Every row is copied and the new database is kept in step: time for indexes and foreign keys.
+    async fn loaded(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The primary role is about to move, or has just moved, to the side of a phase: time for counters.
+    async fn handing_over(&self, _to: Phase, _done: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Closes both.
+    async fn close(&self);
+}
+
+/// What a migration is made of.
+pub struct Parts<K, R> {
+    /// The name of the migration, of its queue and of its record of phases.
+    pub name: &'static str,
+    /// The old store, with its fence.
+    pub old: DynStore<K, R>,
+    /// The new store, with its fence.
+    pub new: DynStore<K, R>,
+    /// What they stand in.
+    pub databases: Arc<dyn Databases>,
+    /// How many pages are copied side by side.
+    pub workers: usize,
+    /// Switches the new store off.
+    pub switch: Switch,
+}
+
 /// A migration under way.
-pub struct Migration {
-    flights: DualWrite<DynStore<i64, Flight>>,
-    old: Sqlite,
-    new: Sqlite,
+pub struct Migration<K: Key, R: Record> {
+    records: DualWrite<DynStore<K, R>>,
+    databases: Arc<dyn Databases>,
+    workers: usize,
     checkpoints: Arc<dyn CheckpointStore>,
     switch: Switch,
     /// Tells a backfill that requests become slow.
@@ -74,33 +102,26 @@ struct Seen {
     outcome: Outcome,
 }
 
-impl Migration {
-    /// Opens both databases and takes up the migration where the last run left it.
+impl<K: Key, R: Record> Migration<K, R> {
+    /// Takes up the migration where the last run left it.
     ///
     /// # Errors
     /// A file cannot be opened, or belongs to something else.
-    pub async fn open(files: &Files, switch: Switch) -> Result<Self> {
+    pub async fn open(files: &Files, parts: Parts<K, R>) -> Result<Self> {
+        let Parts { name, old, new, databases, workers, switch } = parts;
         let failed = || format!("the migration in {} cannot be opened", files.dir().display());
-        let old =
-            SqliteOptions::new(files.old()).synchronous(Synchronous::Normal).open().await.doing(failed)?;
-        let new = SqliteOptions::new(files.new_database()).create(true).synchronous(Synchronous::Normal);
-        let new = new.open().await.doing(failed)?;
-        new.execute(new_schema::CREATE).await.doing(failed)?;
-
         std::fs::create_dir_all(files.zdm("")).doing(failed)?;
-        let queue = DiskQueue::open(files.zdm("queue"), NAME).doing(failed)?;
-        let coordinator = Arc::new(FileCoordinator::open(files.zdm("phase"), NAME).await.doing(failed)?);
+        let queue = DiskQueue::open(files.zdm("queue"), name).doing(failed)?;
+        let coordinator = Arc::new(FileCoordinator::open(files.zdm("phase"), name).await.doing(failed)?);
         let was_live = coordinator.history().await.doing(failed)?.iter().any(|past| past.to == Phase::Live);
         let checkpoints = Arc::new(FileCheckpoints::open(files.zdm("checkpoints")).await.doing(failed)?);
 
-        let old_side = fenced_table::<OldFlights>(&old).await.doing(failed)?;
-        let new_side = fenced_table::<Departures>(&new).await.doing(failed)?;
-        let new_side = Switched::new(new_side, switch.clone());
+        let new = Switched::new(new, switch.clone());
         let seen = Arc::new(Mutex::new(Seen::default()));
         let mut settings = Settings::default();
-        settings.name = NAME.to_owned();
+        settings.name = name.to_owned();
         let watching = Arc::clone(&seen);
-        let flights = DualWrite::builder(old_side.into_dyn(), new_side.into_dyn())
+        let records = DualWrite::builder(old, new.into_dyn())
             .queue(queue)
             .coordinator(coordinator)
             .settings(settings)
@@ -109,9 +130,9 @@ impl Migration {
             .await
             .doing(failed)?;
         Ok(Self {
-            flights,
-            old,
-            new,
+            records,
+            databases,
+            workers,
             checkpoints,
             switch,
             probe: Arc::default(),
@@ -120,14 +141,14 @@ impl Migration {
         })
     }
 
-    /// The application over both databases.
-    pub fn service(&self) -> Arc<dyn FlightService> {
-        Arc::new(Application { flights: self.flights.clone(), probe: Arc::clone(&self.probe) })
+    /// What an application calls instead of its store.
+    pub fn calls(&self) -> Calls<K, R> {
+        Calls { records: self.records.clone(), probe: Arc::clone(&self.probe) }
     }
 
     /// The phase now.
     pub fn phase(&self) -> Phase {
-        self.flights.phase().phase
+        self.records.phase().phase
     }
 
     /// Whether there is nothing left to do.
@@ -152,6 +173,8 @@ impl Migration {
                 Phase::Off => Phase::DualWrite,
                 Phase::DualWrite => {
                     self.backfill(plan.outage).await?;
+                    self.doing("indexes");
+                    self.databases.loaded().await?;
                     backfilled = true;
                     Phase::Shadow
                 }
@@ -189,22 +212,21 @@ impl Migration {
     /// The queue does not drain in time, or a store fails.
     pub async fn finish(&self, plan: &Plan, latencies: &Latencies) -> Result<()> {
         self.doing("drain");
-        let drained = tokio::time::timeout(PATIENCE, self.flights.drained()).await;
+        let drained = tokio::time::timeout(PATIENCE, self.records.drained()).await;
         drained.doing(|| {
-            format!("the queue is not empty after {PATIENCE:?}: {:?}", self.flights.queue_stats())
+            format!("the queue is not empty after {PATIENCE:?}: {:?}", self.records.queue_stats())
         })?;
         if !self.is_over(plan.rollback) {
             self.advance(Phase::Complete).await?;
         }
         self.enter(latencies);
-        lock(&self.seen).outcome.parked += self.flights.queue_stats().parked;
-        self.flights
+        lock(&self.seen).outcome.parked += self.records.queue_stats().parked;
+        self.records
             .shutdown(Duration::from_secs(10))
             .await
             .doing(|| "the migration cannot be closed".into())?;
         lock(&self.seen).leave();
-        self.old.close().await;
-        self.new.close().await;
+        self.databases.close().await;
         Ok(())
     }
 
@@ -215,7 +237,7 @@ impl Migration {
 
     /// Where the migration stands, for the display.
     pub fn standing(&self) -> Standing {
-        let queue = self.flights.queue_stats();
+        let queue = self.records.queue_stats();
         let seen = lock(&self.seen);
         Standing {
             phase: match self.phase() {
@@ -235,11 +257,10 @@ impl Migration {
     /// Copies every row, from the checkpoint on.
     async fn backfill(&self, outage: Option<Duration>) -> Result<()> {
         self.doing("backfill");
-        // SQLite lets one writer in at a time, so one worker writes all the time.
-        let mut settings = PageSettings { workers: 1, ..PageSettings::default() };
+        let mut settings = PageSettings { workers: self.workers, ..PageSettings::default() };
         // Requests may be slow for reasons of their own, as on a busy laptop; the backfill shall end all the same.
         settings.pace.least_rows_per_second = LEAST_ROWS_PER_SECOND;
-        let backfill = Backfill::new(&self.flights).shared_checkpoints(Arc::clone(&self.checkpoints));
+        let backfill = Backfill::new(&self.records).shared_checkpoints(Arc::clone(&self.checkpoints));
         let failed = || "the backfill has failed; its checkpoint stands".to_owned();
         let job = backfill.settings(settings).start().await.doing(failed)?;
         *lock(&self.probe) = Some(job.latency_probe());
@@ -255,7 +276,7 @@ impl Migration {
     async fn verify(&self) -> Result<()> {
         self.doing("verify");
         let failed = || "the verification has failed".to_owned();
-        let job = Verify::new(&self.flights).start().await.doing(failed)?;
+        let job = Verify::new(&self.records).start().await.doing(failed)?;
         let (report, _) = self.watch(job).await.doing(failed)?;
         let mut seen = lock(&self.seen);
         seen.outcome.verified_rows += report.compared;
@@ -265,7 +286,7 @@ impl Migration {
 
     /// Waits for the end of a run. Tells also how long rows moved: a backfill first waits until writes that
     /// began before mirroring have settled.
-    async fn watch<R: Send + 'static>(&self, job: Job<R>) -> zdm_core::Result<(R, Duration)> {
+    async fn watch<T: Send + 'static>(&self, job: Job<T>) -> zdm_core::Result<(T, Duration)> {
         let before = job.progress().done_rows;
         let mut moving_since = Instant::now();
         while !job.is_finished() {
@@ -297,8 +318,12 @@ impl Migration {
 
     async fn advance(&self, to: Phase) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
+        let hands_over = self.phase().routing().primary != to.routing().primary;
+        if hands_over {
+            self.databases.handing_over(to, false).await?;
+        }
         loop {
-            match self.flights.advance(to).await {
+            match self.records.advance(to).await {
                 Ok(_) => break,
                 // A gate does not pass yet, or writes would have waited too long. Nothing has changed.
                 Err(error)
@@ -309,6 +334,9 @@ impl Migration {
                 }
                 Err(error) => return Err(error).doing(|| format!("the move to {to} is not possible")),
             }
+        }
+        if hands_over {
+            self.databases.handing_over(to, true).await?;
         }
         if to == Phase::Live {
             self.was_live.store(true, Ordering::SeqCst);
@@ -350,44 +378,53 @@ impl Seen {
     }
 }
 
-/// What the checks and balances of an application would wrap: one call each, through zdm.
-struct Application {
-    flights: DualWrite<DynStore<i64, Flight>>,
+/// One call each, through zdm: what the repositories of an application are made of.
+pub struct Calls<K: Key, R: Record> {
+    records: DualWrite<DynStore<K, R>>,
     probe: Arc<Mutex<Option<LatencyProbe>>>,
 }
 
-impl Application {
-    async fn answer<T>(&self, call: impl Future<Output = zdm_core::Result<T>>) -> Result<T, RequestError> {
+impl<K: Key, R: Record> Calls<K, R> {
+    /// The record of a key.
+    ///
+    /// # Errors
+    /// As [`DualWrite::get`].
+    pub async fn get(&self, key: &K) -> zdm_core::Result<Option<R>> {
+        self.timed(self.records.get(key)).await
+    }
+
+    /// Adds a record or replaces the one of its key.
+    ///
+    /// # Errors
+    /// As [`DualWrite::put`].
+    pub async fn put(&self, key: &K, record: &R) -> zdm_core::Result<()> {
+        self.timed(self.records.put(key, record)).await
+    }
+
+    /// Removes a record.
+    ///
+    /// # Errors
+    /// As [`DualWrite::delete`].
+    pub async fn delete(&self, key: &K) -> zdm_core::Result<()> {
+        self.timed(self.records.delete(key)).await
+    }
+
+    async fn timed<T>(&self, call: impl Future<Output = zdm_core::Result<T>>) -> zdm_core::Result<T> {
         let started = Instant::now();
         let answer = call.await;
         if let Some(probe) = &*lock(&self.probe) {
             probe.observe(started.elapsed());
         }
-        answer.map_err(|error| {
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-            RequestError(format!("{error}{}", source.unwrap_or_default()))
-        })
+        answer
     }
 }
 
-#[async_trait]
-impl FlightService for Application {
-    async fn find(&self, id: i64) -> Result<Option<Flight>, RequestError> {
-        self.answer(self.flights.get(&id)).await
+/// The error of a call, with its cause, as the application's own.
+impl From<zdm_core::Error> for RequestError {
+    fn from(error: zdm_core::Error) -> Self {
+        let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+        Self(format!("{error}{}", source.unwrap_or_default()))
     }
-
-    async fn save(&self, flight: &Flight) -> Result<(), RequestError> {
-        self.answer(self.flights.put(&flight.id, flight)).await
-    }
-
-    async fn remove(&self, id: i64) -> Result<(), RequestError> {
-        self.answer(self.flights.delete(&id)).await
-    }
-}
-
-/// A table with the fence beside it.
-async fn fenced_table<M: TableMapping>(database: &Sqlite) -> zdm_core::Result<SqliteTable<M>> {
-    SqliteTable::<M>::open(database).await?.with_fence().await
 }
 
 fn next_share(phase: Phase) -> Result<Option<Percent>> {

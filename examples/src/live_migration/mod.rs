@@ -1,4 +1,5 @@
-//! A live SQLite database moves to another schema in another file while readers and writers keep hitting it.
+//! A live database moves while readers and writers keep hitting it: SQLite flights to another schema in
+//! another file, or the tables of any database to another one.
 //!
 //! | file | what it is |
 //! | --- | --- |
@@ -6,9 +7,10 @@
 //! | `dataset`, `load` | the real flights, and the way they get into the old database |
 //! | `old_schema`, `new_schema` | the tables, and how a flight becomes a row of each |
 //! | `service` | the application: what readers and writers call |
-//! | `migration`, `outage` | everything that touches zdm |
+//! | `flights`, `migration`, `outage` | everything that touches zdm |
 //! | `traffic`, `ledger`, `history`, `latency` | the load generator and its durable record of what was acknowledged |
 //! | `checker` | the proof at the end. It uses neither zdm nor the row mappings of this program |
+//! | `tables` | the same for the tables of any two databases |
 //! | `files` | the directory, its lock, and what a killed run left |
 //! | `options`, `display`, `report`, `program` | the command line, the progress bar, the last words, and the order of it all |
 
@@ -18,6 +20,7 @@ mod dataset;
 pub mod display;
 pub mod files;
 pub mod flight;
+pub mod flights;
 pub mod history;
 pub mod latency;
 pub mod ledger;
@@ -30,6 +33,7 @@ pub mod outage;
 pub mod program;
 pub mod report;
 pub mod service;
+pub mod tables;
 pub mod traffic;
 
 /// Where the flights of 2013 come from, line by line.

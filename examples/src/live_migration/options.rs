@@ -5,18 +5,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::dataset::FLIGHTS_IN_2013;
+use super::tables::address::Address;
 use super::{Doing, Failure, Result};
 
 /// What `--help` prints.
 pub const HELP: &str = "\
-Migrates a live SQLite database of flights to another schema in another file, while readers and writers
-keep hitting it, and proves that no acknowledged write was lost.
+Migrates a live database while readers and writers keep hitting it, and proves that no acknowledged write
+was lost. Without --old and --new: flights in an SQLite file, to another schema in another file.
 
 Usage: live-migration [OPTIONS]
+       live-migration --old URL --new URL [--table NAME ...] [--create] [OPTIONS]
 
+  --old URL, --new URL      move the tables of one database to another: sqlite:PATH, postgres://USER@HOST/DATABASE
+                            or mysql://USER@HOST/DATABASE (MySQL and MariaDB)
+  --table NAME              move this table; may be given several times. Default: every table of the old
+                            database, in an order that foreign keys allow
+  --create                  create the tables on the new side first: columns and keys, and when the rows are
+                            there indexes and foreign keys
   --dir DIRECTORY           keep the databases, the queue and the checkpoints there. A run that was killed is
                             resumed by running the program again. Default: a directory that is removed at the end
-  --rows NUMBER             how many flights to load, 1 to 336776. Default: all of them
+  --rows NUMBER             how many flights to load, 1 to 336776. Default: all of them. Not with --old
   --writes-per-second NUMBER  updates, inserts and deletes together, 0 to 100000. Default: 500
   --readers NUMBER          readers side by side, 0 to 1000, each 100 reads per second. Default: 4
   --outage SECONDS          the new database fails for so long in the middle of the migration, 0 to 600
@@ -27,9 +35,24 @@ Usage: live-migration [OPTIONS]
 Exit status: 0 if nothing was lost, extra, different, parked or failed; 1 if something was, or the program could
 not finish; 2 if the command line is wrong.";
 
+/// Two databases whose tables move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// The old database.
+    pub old: Address,
+    /// The new database.
+    pub new: Address,
+    /// The tables; none for all of them.
+    pub tables: Vec<String>,
+    /// Whether they are created on the new side.
+    pub create: bool,
+}
+
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// Two databases whose tables move; none for the flights.
+    pub tables: Option<Move>,
     /// Where the files are kept; none for a temporary directory.
     pub dir: Option<PathBuf>,
     /// How many flights to load; none for all of them, or as many as the directory holds already.
@@ -49,6 +72,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            tables: None,
             dir: None,
             rows: None,
             writes_per_second: 500,
@@ -67,6 +91,7 @@ impl Options {
     /// An argument is unknown, has no value, or a value out of range; the text names it and the range.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Option<Self>> {
         let mut options = Self::default();
+        let (mut old, mut new, mut tables, mut create) = (None, None, Vec::new(), false);
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
             let (name, mut inline) = match argument.split_once('=') {
@@ -78,6 +103,10 @@ impl Options {
                 value.ok_or_else(|| Failure::new(format!("{name} needs a value; see --help")))
             };
             match name.as_str() {
+                "--old" => old = Some(Address::parse(&name, &value()?)?),
+                "--new" => new = Some(Address::parse(&name, &value()?)?),
+                "--table" => tables.push(value()?),
+                "--create" => create = true,
                 "--dir" => options.dir = Some(PathBuf::from(value()?)),
                 "--rows" => options.rows = Some(number(&name, &value()?, 1, FLIGHTS_IN_2013)?),
                 "--writes-per-second" => options.writes_per_second = number(&name, &value()?, 0, 100_000)?,
@@ -94,6 +123,14 @@ impl Options {
             if inline.is_some() {
                 return Err(Failure::new(format!("{name} takes no value; see --help")));
             }
+        }
+        options.tables = match (old, new) {
+            (Some(old), Some(new)) => Some(Move { old, new, tables, create }),
+            (None, None) if tables.is_empty() && !create => None,
+            _ => return Err(Failure::new("--old and --new go together, and --table and --create with them")),
+        };
+        if options.tables.is_some() && options.rows.is_some() {
+            return Err(Failure::new("--rows is for the flights, and does not go with --old and --new"));
         }
         Ok(Some(options))
     }
@@ -165,6 +202,7 @@ mod tests {
     fn all_options_are_read() {
         let line = "--dir kept --rows=1000 --writes-per-second 20 --readers 3 --outage 5 --rollback --json";
         let expected = Options {
+            tables: None,
             dir: Some("kept".into()),
             rows: Some(1_000),
             writes_per_second: 20,
@@ -175,6 +213,9 @@ mod tests {
         };
         assert_eq!(parse(line).unwrap(), Some(expected));
         assert_eq!(parse("--rows 5 --help").unwrap(), None);
+        let tables = parse("--old sqlite:a --new=sqlite:b --table x --table y --create").unwrap().unwrap();
+        let Some(Move { old, new, tables, create: true }) = tables.tables else { panic!("{tables:?}") };
+        assert_eq!((old.text.as_str(), new.text.as_str(), tables.len()), ("a", "b", 2));
     }
 
     #[test]
@@ -188,6 +229,10 @@ mod tests {
             ("--outage -1", "--outage takes a number from 0 to 600"),
             ("--rollback=yes", "--rollback takes no value"),
             ("kept", "unknown option kept"),
+            ("--old sqlite:a", "--old and --new go together"),
+            ("--create", "--old and --new go together"),
+            ("--old a --new sqlite:b", "--old takes sqlite:PATH"),
+            ("--old sqlite:a --new sqlite:b --rows 5", "--rows is for the flights"),
         ] {
             let error = parse(line).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

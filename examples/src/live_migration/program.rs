@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::checker::check;
 use super::display::Display;
 use super::files::{Files, Prepared};
-use super::migration::{Migration, Plan};
+use super::flights;
+use super::migration::Plan;
 use super::options::Options;
 use super::outage::Switch;
 use super::report::Report;
@@ -21,18 +22,21 @@ const REDRAW_EVERY: Duration = Duration::from_millis(100);
 /// # Errors
 /// The program cannot go on. With `--dir`, the next run continues where this one ended.
 pub async fn run(options: &Options) -> Result<bool> {
+    if let Some(tables) = &options.tables {
+        return super::tables::run::run(options, tables).await;
+    }
     let started = Instant::now();
     let files = Files::open(options)?;
     let Prepared { ledger, rows, resumed } = files.prepare(options.rows).await?;
     let ledger = Arc::new(ledger);
-    let migration = Arc::new(Migration::open(&files, Switch::default()).await?);
+    let migration = Arc::new(flights::open(&files, Switch::default()).await?);
 
     // Once the migration is complete the old database is no longer kept in step, so there is no traffic then.
     let serve = !migration.is_over(options.rollback);
     let (writes_per_second, readers) =
         if serve { (options.writes_per_second, options.readers) } else { (0, 0) };
     let load = Load { rows, writes_per_second, readers, seed: ledger.position() };
-    let traffic = Traffic::start(migration.service(), Arc::clone(&ledger), load)?;
+    let traffic = Traffic::start(Arc::new(migration.calls()), Arc::clone(&ledger), load)?;
 
     let mut display = Display::new(Arc::clone(traffic.tally()));
     let found = if resumed { "resumes with" } else { "starts with" };

@@ -120,6 +120,13 @@ impl fmt::Display for Report<'_> {
             count(&tally.errors),
             count(&tally.stale_reads)
         )?;
+        if tally.refused.load(Ordering::Relaxed) > 0 {
+            let refused = count(&tally.refused);
+            writeln!(
+                f,
+                "refused writes    {refused}, by constraints of the database, as without a migration"
+            )?;
+        }
         for (period, phases) in PERIODS {
             for (kind, name) in [(Request::Read, "reads"), (Request::Write, "writes")] {
                 let Percentiles { requests, p50_ms, p99_ms } = tally.latencies.percentiles(phases, &[kind]);

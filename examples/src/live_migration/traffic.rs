@@ -46,6 +46,8 @@ pub struct Tally {
     pub inserts: AtomicU64,
     /// Deletes that were acknowledged.
     pub deletes: AtomicU64,
+    /// Writes that a constraint of the database refused, as it would without a migration.
+    pub refused: AtomicU64,
     /// Requests that ended with an error.
     pub errors: AtomicU64,
     /// Reads whose answer had been overwritten before they began, or was never written at all.
@@ -67,6 +69,7 @@ impl Tally {
             updates: count(),
             inserts: count(),
             deletes: count(),
+            refused: count(),
             errors: count(),
             stale_reads: count(),
             latencies: Latencies::new()?,
@@ -89,7 +92,8 @@ impl Tally {
         self.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn complain(&self, count: &AtomicU64, what: impl FnOnce() -> String) {
+    /// Counts a failed request and keeps the first few in words.
+    pub fn complain(&self, count: &AtomicU64, what: impl FnOnce() -> String) {
         count.fetch_add(1, Ordering::Relaxed);
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         if complaints.len() < COMPLAINTS {

@@ -105,6 +105,8 @@ impl SqliteRows {
     /// Any table, whose rows carry values of these types where they are named: those that both sides of a
     /// migration agree on. A text that is a UUID is read and written as such, `0.99` in a NUMERIC column as
     /// that decimal. A value that cannot be read or kept so is an error of its record, naming the column.
+    /// [`ColumnType::Any`] carries values as they are. The rows have the named columns in the order of the
+    /// list, so that those of two tables are alike.
     ///
     /// The values of key columns must stand in the form in which they would be written, because a row is
     /// looked up by it: a UUID in small letters, a point in time as `2021-01-01 00:00:00`.
@@ -118,12 +120,15 @@ impl SqliteRows {
             shape.column(name)?;
         }
         let written = shape.columns.iter().filter(|column| !column.generated);
-        let written = written.map(|column| column.name.clone());
+        let mut written: Vec<String> = written.map(|column| column.name.clone()).collect();
+        // In the order of the list, which both sides of a migration have; then what only this table has.
+        let place = |name: &str| columns.iter().position(|(own, _)| own == name).unwrap_or(columns.len());
+        written.sort_by_key(|name| place(name));
         let mapping = Discovered::new(&shape.table, shape.natural_key()?, written);
         Self::with(db, shape, mapping, columns).await
     }
 
-    /// The columns of the rows, in the table's order; generated ones are left out.
+    /// The columns of the rows; generated ones are left out.
     pub fn columns(&self) -> &Arc<[String]> {
         self.inner.mapping.row_columns()
     }

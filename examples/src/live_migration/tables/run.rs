@@ -1,0 +1,250 @@
+//! The order of it all: look at both sides, create, serve, migrate, stop, check, report.
+
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use zdm_core::error::Kind;
+use zdm_core::phase::{Phase, Side as Role};
+use zdm_core::store::StoreExt;
+
+use super::super::display::Display;
+use super::super::files::Files;
+use super::super::ledger::Ledger;
+use super::super::migration::{Databases, Migration, Parts, Plan};
+use super::super::options::{Move, Options};
+use super::super::outage::Switch;
+use super::super::report::Report;
+use super::super::traffic::Tally;
+use super::super::{Doing, Failure, Result};
+use super::address::Engine;
+use super::names::Names;
+use super::plan;
+use super::pool;
+use super::proof::{Unloaded, check, unload};
+use super::side::{self, Side};
+use super::traffic::{Client, Traffic, shapes};
+
+const REDRAW_EVERY: Duration = Duration::from_millis(100);
+/// Numbers that the new side leaves free above those that the old side has given out before the handover,
+/// because some more may be given out until it is done.
+const HEADROOM: u64 = 1_000;
+/// How often a statement is tried that rows under way stand against.
+const TRIES: u32 = 40;
+const TRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// Runs the program on the tables of two databases. Returns whether nothing was lost, extra, different, parked
+/// or failed.
+///
+/// # Errors
+/// The program cannot go on. With `--dir`, the next run continues where this one ended.
+pub async fn run(options: &Options, wanted: &Move) -> Result<bool> {
+    let started = Instant::now();
+    let files = Files::open(options)?;
+    let old = side::open(&wanted.old, false).await?;
+    // Nothing is created before the old side has been looked at.
+    let shapes_of_old = plan::chosen(&*old, &wanted.tables).await?;
+    let new = side::open(&wanted.new, wanted.create).await?;
+    if old.identity().await? == new.identity().await? {
+        return Err(Failure::new(format!("{} and {} are the same database", wanted.old, wanted.new)));
+    }
+
+    let resumed = files.ledger().exists();
+    let after_load = files.dir().join("after-load");
+    if wanted.create && !resumed {
+        let statements = plan::create(&*new, &shapes_of_old, &files.dir().join("created")).await?;
+        let statements =
+            serde_json::to_string(&statements).doing(|| "the statements cannot be kept".into())?;
+        write_whole(&after_load, &statements)?;
+    }
+    let tables = plan::agreed(&*new, shapes_of_old).await?;
+    let old_store = plan::whole(&*old, &tables, new.engine()).await?;
+    let new_store = plan::whole(&*new, &tables, old.engine()).await?;
+    let initial = files.dir().join("initial");
+    let (ledger, rows) = if resumed {
+        Ledger::resume(&files.ledger())?
+    } else {
+        plan::refuse_rows(&new_store, &tables).await?;
+        let (rows, _) = unload(&*old, &tables, &initial).await?;
+        // Made last: without it nothing counts.
+        (Ledger::create(&files.ledger(), rows)?, rows)
+    };
+    let ledger = Arc::new(ledger);
+    let names = Arc::new(Names::open(&files.dir().join("keys"))?);
+    let pools = pool::pools(&tables, &old_store).await?;
+
+    let has_references = tables.iter().any(|table| !table.new.foreign_keys.is_empty());
+    let databases = Arc::new(Both {
+        old: Arc::clone(&old),
+        new: Arc::clone(&new),
+        tables: tables.iter().map(|table| table.name.clone()).collect(),
+        after_load,
+    });
+    let parts = Parts {
+        name: "tables",
+        old: old_store.into_dyn(),
+        new: new_store.into_dyn(),
+        databases,
+        // SQLite has one writer; and where references are checked, parents have to come before children.
+        workers: if new.engine() == Engine::Sqlite || has_references { 1 } else { 2 },
+        switch: Switch::default(),
+    };
+    let migration = Arc::new(Migration::open(&files, parts).await?);
+    let tally = Arc::new(Tally::new()?);
+    let serve = !migration.is_over(options.rollback);
+    for (number, pool) in (0_u16..).zip(&pools) {
+        for ((table, key), _) in names.all() {
+            if table == number {
+                numbers_in(&key).for_each(|number| pool.count_above(number));
+            }
+        }
+    }
+    for (pool, table) in pools.iter().zip(&tables) {
+        for side in [&old, &new] {
+            let counted = side.counted(&table.name).await.doing(|| format!("table {}", table.name))?;
+            pool.count_above(i64::try_from(counted.unwrap_or_default()).unwrap_or(i64::MAX));
+        }
+    }
+    let client = Arc::new(Client {
+        calls: migration.calls(),
+        ledger,
+        names: Arc::clone(&names),
+        tally: Arc::clone(&tally),
+        pools,
+        shapes: shapes(&tables),
+    });
+    let (writes, readers) = if serve { (options.writes_per_second, options.readers) } else { (0, 0) };
+    let traffic = Traffic::start(client, writes, readers);
+
+    let mut display = Display::new(Arc::clone(&tally));
+    for table in &tables {
+        display.say(&table.agreement.to_string());
+    }
+    let found = if resumed { "resumes with" } else { "starts with" };
+    display.say(&format!(
+        "{found} {rows} rows of {} tables, {} to {}, phase {}",
+        tables.len(),
+        wanted.old,
+        wanted.new,
+        migration.phase()
+    ));
+    let plan = Plan { rollback: options.rollback, outage: options.outage, rows };
+    let driven = {
+        let drive = async {
+            migration.drive(&plan, &tally.latencies).await?;
+            traffic.stop().await?;
+            migration.finish(&plan, &tally.latencies).await
+        };
+        let mut drive = std::pin::pin!(drive);
+        let mut redraw = tokio::time::interval(REDRAW_EVERY);
+        loop {
+            tokio::select! {
+                driven = &mut drive => break driven,
+                _ = redraw.tick() => display.show(&migration.standing()),
+            }
+        }
+    };
+    display.finish();
+    driven?;
+
+    let [old_rows, new_rows] = ["check-old", "check-new"].map(|name| files.dir().join(name));
+    unload(&*old, &tables, &old_rows).await?;
+    unload(&*new, &tables, &new_rows).await?;
+    let unloaded = Unloaded { initial: &initial, old: &old_rows, new: &new_rows };
+    let verdict = check(&tables, unloaded, &files.ledger(), &names)?;
+    let outcome = migration.outcome();
+    let report =
+        Report { rows, outcome: &outcome, tally: &tally, verdict: &verdict, took: started.elapsed() };
+    let mut out = stdout().lock();
+    let printed = writeln!(out, "{report}")
+        .and_then(|()| if options.json { writeln!(out, "{}", report.json()) } else { Ok(()) });
+    printed.doing(|| "the report cannot be printed".into())?;
+    Ok(report.clean())
+}
+
+/// The whole numbers in the line of a key.
+fn numbers_in(key: &str) -> impl Iterator<Item = i64> {
+    let parts: Vec<Option<String>> = serde_json::from_str(key).unwrap_or_default();
+    let digits = |text: String| text.trim_start_matches("zdm").parse().ok();
+    parts.into_iter().flatten().filter_map(digits).collect::<Vec<_>>().into_iter()
+}
+
+fn write_whole(file: &Path, text: &str) -> Result<()> {
+    let failed = || format!("{} cannot be written", file.display());
+    let unfinished = file.with_extension("unfinished");
+    std::fs::write(&unfinished, text).doing(failed)?;
+    std::fs::rename(&unfinished, file).doing(failed)
+}
+
+/// Both sides, and what is done to them beside moving rows.
+struct Both {
+    old: Arc<dyn Side>,
+    new: Arc<dyn Side>,
+    tables: Vec<String>,
+    /// The statements that are left for after the load, as JSON.
+    after_load: PathBuf,
+}
+
+impl Both {
+    async fn run_statement(&self, sql: &str, may_be_done: bool) -> Result<()> {
+        let mut tries = 1;
+        loop {
+            match self.new.execute(sql.to_owned()).await {
+                Ok(()) => return Ok(()),
+                // A child whose parent is still on its way, a table that is in use.
+                Err(error)
+                    if tries < TRIES
+                        && matches!(error.kind(), Kind::MissingReference | Kind::Busy | Kind::Timeout) =>
+                {
+                    tries += 1;
+                    tokio::time::sleep(TRY_PAUSE).await;
+                }
+                // A run that was killed here may have made it.
+                Err(error) if may_be_done && error.kind() == Kind::Invalid => return Ok(()),
+                Err(error) => return Err(error).doing(|| format!("after the load: {sql}")),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Databases for Both {
+    async fn loaded(&self) -> Result<()> {
+        let Ok(text) = std::fs::read_to_string(&self.after_load) else { return Ok(()) };
+        let mut left: Vec<String> =
+            serde_json::from_str(&text).doing(|| format!("{} is damaged", self.after_load.display()))?;
+        let mut first = true;
+        while let Some(sql) = left.first().cloned() {
+            self.run_statement(&sql, first).await?;
+            first = false;
+            left.remove(0);
+            let text = serde_json::to_string(&left).doing(|| "the statements cannot be kept".into())?;
+            write_whole(&self.after_load, &text)?;
+        }
+        Ok(())
+    }
+
+    async fn handing_over(&self, to: Phase, done: bool) -> Result<()> {
+        let (from, to) = match to.routing().primary {
+            Role::New => (&self.old, &self.new),
+            Role::Old => (&self.new, &self.old),
+        };
+        for table in &self.tables {
+            let failed = || format!("the counter of table {table} cannot be advanced");
+            let mut past = 0;
+            for side in [from, to] {
+                past = past.max(side.counted(table).await.doing(failed)?.unwrap_or_default());
+            }
+            let past = if done { past } else { past + HEADROOM };
+            to.count_on_above(table, past).await.doing(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.old.close().await;
+        self.new.close().await;
+    }
+}

@@ -1,0 +1,283 @@
+//! All tables of a database as one store.
+//!
+//! A call that concerns several tables goes to each of them in their order, in a transaction for each. What
+//! zdm asks of such a call holds all the same: it is repeated as a whole until every part has succeeded, each
+//! part may be repeated, and the fence makes late parts harmless.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use zdm_core::error::{Error, Kind, Result};
+use zdm_core::key::{KeyBytes, KeyRange};
+use zdm_core::store::{
+    Bulk, Capabilities, Change, DynStore, Fenced, Page, PageLoad, Scan, Stamp, Store, StoreExt,
+};
+use zdm_sql_adapters::table::{DynKey, DynRow};
+
+/// The number of a table, parents first, and the key in it.
+pub type RowKey = (u16, DynKey);
+type RowChange = Change<RowKey, DynRow>;
+
+/// One table of the store.
+pub struct Part {
+    /// Its rows.
+    pub store: DynStore<DynKey, DynRow>,
+    /// Whether a unique value can move between rows: then all changes of a batch must go in one call.
+    pub contended: bool,
+}
+
+/// All tables of one side.
+#[derive(Clone)]
+pub struct Whole {
+    parts: Arc<[Part]>,
+}
+
+impl Whole {
+    /// Tables in their order.
+    pub fn new(parts: Vec<Part>) -> Self {
+        Self { parts: parts.into() }
+    }
+
+    /// The rows of one table, in the order of their keys.
+    ///
+    /// # Errors
+    /// There is no such table, or it has no order.
+    pub fn table(&self, table: u16) -> Result<&dyn Scan<Key = DynKey, Record = DynRow>> {
+        scan(self.part(table)?)
+    }
+
+    fn part(&self, table: u16) -> Result<&Part> {
+        self.parts
+            .get(usize::from(table))
+            .ok_or_else(|| Error::new(Kind::Invalid, format!("there is no table of number {table}")))
+    }
+
+    /// The tables that a range touches, each with its own range.
+    fn within(&self, range: &KeyRange<RowKey>) -> impl Iterator<Item = (u16, &Part, KeyRange<DynKey>)> {
+        let first = range.after.as_ref().map_or(0, |(table, _)| *table);
+        let last = range.up_to.as_ref().map_or(u16::MAX, |(table, _)| *table);
+        let bound = |bound: &Option<RowKey>, of: u16| {
+            bound.as_ref().filter(|(table, _)| *table == of).map(|(_, key)| key.clone())
+        };
+        let ranges = (0..).zip(self.parts.iter()).filter(move |(table, _)| (first..=last).contains(table));
+        ranges.map(move |(table, part)| {
+            (table, part, KeyRange { after: bound(&range.after, table), up_to: bound(&range.up_to, table) })
+        })
+    }
+
+    /// Applies changes in an order that foreign keys like: rows go in parents first and out children first.
+    async fn in_order(&self, stamp: Option<Stamp>, changes: &[RowChange]) -> Result<u64> {
+        let mut by_table: BTreeMap<u16, (Vec<_>, Vec<_>)> = BTreeMap::new();
+        for change in changes {
+            let (puts, deletes) = by_table.entry(change.key().0).or_default();
+            match change {
+                Change::Put((_, key), row) => {
+                    puts.push(Change::Put(key.clone(), row.clone()));
+                }
+                Change::Delete((_, key)) => deletes.push(Change::Delete(key.clone())),
+            }
+        }
+        let mut left_out = 0;
+        for (table, (puts, deletes)) in &mut by_table {
+            if self.part(*table)?.contended {
+                puts.append(deletes);
+            }
+            left_out += self.apply_to(*table, stamp, puts).await?;
+        }
+        for (table, (_, deletes)) in by_table.iter().rev() {
+            left_out += self.apply_to(*table, stamp, deletes).await?;
+        }
+        Ok(left_out)
+    }
+
+    async fn apply_to(
+        &self,
+        table: u16,
+        stamp: Option<Stamp>,
+        changes: &[Change<DynKey, DynRow>],
+    ) -> Result<u64> {
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        let part = self.part(table)?;
+        let outcome = match stamp {
+            Some(stamp) => fence(part)?.apply_if_newer(stamp, changes).await,
+            None => part.store.apply_all(changes).await.map(|()| 0),
+        };
+        outcome.map_err(|error| of_table(error, table))
+    }
+}
+
+/// The holder of a contested value is named as this store names rows.
+fn of_table(error: Error, table: u16) -> Error {
+    match error.holder() {
+        Some(holder) => {
+            let mut whole = KeyBytes::of(&table);
+            whole.extend(holder.as_slice());
+            error.held_by(whole)
+        }
+        None => error,
+    }
+}
+
+fn fence(part: &Part) -> Result<&dyn Fenced<Key = DynKey, Record = DynRow>> {
+    part.store.capabilities().fenced.ok_or_else(|| Error::new(Kind::Invalid, "a table has no fence"))
+}
+
+fn scan(part: &Part) -> Result<&dyn Scan<Key = DynKey, Record = DynRow>> {
+    let missing = || Error::new(Kind::Invalid, "a table cannot be walked in the order of its keys");
+    part.store.capabilities().scan.ok_or_else(missing)
+}
+
+#[async_trait]
+impl Store for Whole {
+    type Key = RowKey;
+    type Record = DynRow;
+
+    async fn get(&self, (table, key): &RowKey) -> Result<Option<DynRow>> {
+        self.part(*table)?.store.get(key).await
+    }
+
+    async fn put(&self, (table, key): &RowKey, row: &DynRow) -> Result<()> {
+        self.part(*table)?.store.put(key, row).await.map_err(|error| of_table(error, *table))
+    }
+
+    async fn delete(&self, (table, key): &RowKey) -> Result<()> {
+        self.part(*table)?.store.delete(key).await
+    }
+
+    fn settle_time(&self) -> Duration {
+        self.parts.iter().map(|part| part.store.settle_time()).max().unwrap_or_default()
+    }
+
+    fn capabilities(&self) -> Capabilities<'_, RowKey, DynRow> {
+        Capabilities { bulk: Some(self), digest: None, scan: Some(self), fenced: Some(self) }
+    }
+}
+
+#[async_trait]
+impl Bulk for Whole {
+    async fn get_many(&self, keys: &[RowKey]) -> Result<Vec<Option<DynRow>>> {
+        let mut by_table: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (place, (table, _)) in keys.iter().enumerate() {
+            by_table.entry(*table).or_default().push(place);
+        }
+        let mut rows = vec![None; keys.len()];
+        for (table, places) in by_table {
+            let part = self.part(table)?;
+            let own: Vec<_> = places.iter().map(|place| keys[*place].1.clone()).collect();
+            for (place, row) in places.into_iter().zip(part.store.fetch_many(&own).await?) {
+                rows[place] = row;
+            }
+        }
+        Ok(rows)
+    }
+
+    async fn apply(&self, changes: &[RowChange]) -> Result<()> {
+        self.in_order(None, changes).await.map(|_| ())
+    }
+}
+
+#[async_trait]
+impl Scan for Whole {
+    async fn page(&self, range: &KeyRange<RowKey>, limit: usize) -> Result<Page<RowKey, DynRow>> {
+        let mut page = Vec::new();
+        for (table, part, own) in self.within(range) {
+            let rows = scan(part)?.page(&own, limit - page.len()).await?;
+            page.extend(rows.into_iter().map(|(key, row)| ((table, key), row)));
+            if page.len() == limit {
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    async fn split(&self, parts: usize) -> Result<Vec<KeyRange<RowKey>>> {
+        // Each table is cut by its share of the rows; ranges go over the ends of small ones.
+        let mut lengths = Vec::with_capacity(self.parts.len());
+        for part in self.parts.iter() {
+            lengths.push(scan(part)?.estimated_len().await?);
+        }
+        let rows = lengths.iter().sum::<u64>().max(1);
+        let mut cuts = Vec::new();
+        for ((table, part), length) in (0..).zip(self.parts.iter()).zip(lengths) {
+            let share = (length * parts as u64).div_ceil(rows);
+            for range in scan(part)?.split(usize::try_from(share).unwrap_or(1).max(1)).await? {
+                cuts.extend(range.up_to.map(|key| (table, key)));
+            }
+        }
+        cuts.truncate(parts.saturating_sub(1));
+        let lower = std::iter::once(None).chain(cuts.iter().cloned().map(Some));
+        let upper = cuts.iter().cloned().map(Some).chain(std::iter::once(None));
+        Ok(lower.zip(upper).map(|(after, up_to)| KeyRange { after, up_to }).collect())
+    }
+
+    async fn estimated_len(&self) -> Result<u64> {
+        let mut rows = 0;
+        for part in self.parts.iter() {
+            rows += scan(part)?.estimated_len().await?;
+        }
+        Ok(rows)
+    }
+}
+
+#[async_trait]
+impl Fenced for Whole {
+    async fn newest_stamp(&self) -> Result<Stamp> {
+        let mut newest = Stamp::default();
+        for part in self.parts.iter() {
+            newest = newest.max(fence(part)?.newest_stamp().await?);
+        }
+        Ok(newest)
+    }
+
+    async fn apply_if_newer(&self, stamp: Stamp, changes: &[RowChange]) -> Result<u64> {
+        self.in_order(Some(stamp), changes).await
+    }
+
+    async fn load_page(
+        &self,
+        stamp: Stamp,
+        range: &KeyRange<RowKey>,
+        records: &[(RowKey, DynRow)],
+    ) -> Result<PageLoad<RowKey>> {
+        let mut whole = PageLoad { written: 0, superseded: 0, rejected: Vec::new() };
+        let mut rest = records;
+        for (table, part, own) in self.within(range) {
+            let (rows, others) = rest.split_at(rest.partition_point(|((of, _), _)| *of <= table));
+            rest = others;
+            let rows: Vec<_> = rows.iter().map(|((_, key), row)| (key.clone(), row.clone())).collect();
+            let load = fence(part)?.load_page(stamp, &own, &rows).await?;
+            whole.written += load.written;
+            whole.superseded += load.superseded;
+            let rejected =
+                load.rejected.into_iter().map(|(key, error)| ((table, key), of_table(error, table)));
+            whole.rejected.extend(rejected);
+        }
+        Ok(whole)
+    }
+
+    async fn forget_stamps(&self) -> Result<()> {
+        for part in self.parts.iter() {
+            fence(part)?.forget_stamps().await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zdm_sql_adapters::table::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_value_is_named_with_its_table() {
+        let key = DynKey::new([Value::Integer(7)]).unwrap();
+        let error = Error::new(Kind::Conflict, "held").held_by(KeyBytes::of(&key));
+        let holder: RowKey = of_table(error, 3).holder().unwrap().to_key().unwrap();
+        assert_eq!(holder, (3, key));
+    }
+}

@@ -1,0 +1,168 @@
+//! Tables of any database, moved by the program as a user runs it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use zdm_examples::live_migration::options::TemporaryDirectory;
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_live-migration"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn text(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    format!("{}\n{out}\n{err}", output.status)
+}
+
+/// Runs to the end and returns the last line of standard output as JSON.
+fn run(arguments: &[&str]) -> Value {
+    let output = program(arguments).arg("--json").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let out = String::from_utf8(output.stdout.clone()).unwrap();
+    let json: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    for name in ["failed_requests", "lost", "extra", "mismatches", "parked"] {
+        assert_eq!(json[name], 0, "{name}: {}", text(&output));
+    }
+    json
+}
+
+/// Runs and expects a failure that says so.
+fn refused(arguments: &[&str], words: &[&str]) {
+    let output = program(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    for word in words {
+        assert!(String::from_utf8_lossy(&output.stderr).contains(word), "{word}: {}", text(&output));
+    }
+}
+
+fn chinook(dir: &Path) -> String {
+    let packed = include_bytes!("../data/chinook.sqlite.xz");
+    let file = dir.join("chinook.db");
+    let mut reader = lzma_rust2::XzReader::new(&packed[..], false);
+    std::io::copy(&mut reader, &mut std::fs::File::create(&file).unwrap()).unwrap();
+    sqlite(&file)
+}
+
+fn sqlite(file: &Path) -> String {
+    format!("sqlite:{}", file.display())
+}
+
+fn execute(file: &Path, sql: &'static str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let options = SqliteConnectOptions::new().filename(file).create_if_missing(true).foreign_keys(false);
+        let mut database = options.connect().await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut database).await.unwrap();
+        database.close().await.unwrap();
+    });
+}
+
+fn files() -> (TemporaryDirectory, PathBuf, PathBuf) {
+    let dir = TemporaryDirectory::create().unwrap();
+    let (old, new) = (dir.path().join("old.db"), dir.path().join("new.db"));
+    (dir, old, new)
+}
+
+#[test]
+fn all_tables_of_a_shop_move_with_their_references_and_go_back() {
+    let (dir, _, new) = files();
+    let old = chinook(dir.path());
+    let kept = dir.path().join("kept");
+    let kept = kept.to_str().unwrap();
+    let arguments = ["--old", &old, "--new", &sqlite(&new), "--create", "--dir", kept, "--rollback"];
+    let json = run(&[&arguments[..], &["--writes-per-second", "200", "--outage", "2"]].concat());
+    assert_eq!(json["rows"], 15_607);
+    assert!(json["writes"].as_u64().unwrap() > 200, "{json}");
+    assert!(json["phases"].get("Live").is_some() && json["phases"].get("Complete").is_none(), "{json}");
+    assert!(json["handover_pause_ms"].as_f64().unwrap() > 0.0, "{json}");
+
+    // The proof finds what is taken away, added and changed behind the program's back.
+    execute(
+        &new,
+        "DELETE FROM Genre WHERE GenreId = 3; INSERT INTO MediaType VALUES (777, 'x'); \
+                   UPDATE Playlist SET Name = Name || '?' WHERE PlaylistId = 5",
+    );
+    let output = program(&[&arguments[..], &["--json"]].concat()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let out = text(&output);
+    assert!(out.contains("\"lost\":1,") && out.contains("\"extra\":1,"), "{out}");
+    assert!(
+        out.contains("\"mismatches\":1,") && out.contains("Genre [\"3\"] is lost in the new database"),
+        "{out}"
+    );
+}
+
+#[test]
+fn killed_again_and_again_the_tables_arrive_all_the_same() {
+    let (dir, _, new) = files();
+    let (old, new) = (chinook(dir.path()), sqlite(&new));
+    let kept = dir.path().join("kept");
+    let arguments = ["--old", &old, "--new", &new, "--create", "--dir", kept.to_str().unwrap()];
+    let mut random = fastrand::Rng::with_seed(5);
+    for least in [100, 1_500, 8_000, 8_000] {
+        let mut child = program(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        sleep(Duration::from_millis(least + random.u64(0..2_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let json = run(&arguments);
+    assert_eq!(json["rows"], 15_607);
+}
+
+#[test]
+fn tables_of_every_shape_move() {
+    let (_dir, old, new) = files();
+    execute(
+        &old,
+        "CREATE TABLE node (id INTEGER PRIMARY KEY, up INTEGER REFERENCES node, name TEXT NOT NULL UNIQUE); \
+         INSERT INTO node VALUES (9, NULL, 'root'), (1, 9, 'a'), (2, 1, 'b'); \
+         CREATE TABLE \"odd \"\"name\" (\"the key\" TEXT PRIMARY KEY NOT NULL, at DATETIME, day DATE, doc JSON_TEXT, \
+         price DECIMAL(10,2), raw BLOB, code UUID, yes BOOLEAN, ratio REAL, any, double INTEGER AS (ratio * 2)); \
+         INSERT INTO \"odd \"\"name\" VALUES ('x', '2021-01-01 00:00:00', '2021-01-01', '{\"b\":1,\"a\":2}', 0.1, x'00', \
+         '00000000-0000-0000-0000-00000000000a', 1, 0.1, 7), ('y', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'text'); \
+         CREATE TABLE left_one (a INTEGER NOT NULL, b TEXT NOT NULL, other INTEGER REFERENCES right_one, PRIMARY KEY (a, b)); \
+         CREATE TABLE right_one (id INTEGER PRIMARY KEY, a INTEGER, b TEXT, FOREIGN KEY (a, b) REFERENCES left_one); \
+         INSERT INTO left_one VALUES (1, 'x', NULL), (2, 'y', 1); INSERT INTO right_one VALUES (1, 1, 'x'), (2, 2, 'y'); \
+         CREATE TABLE empty (id INTEGER PRIMARY KEY, v INTEGER)",
+    );
+    let json =
+        run(&["--old", &sqlite(&old), "--new", &sqlite(&new), "--create", "--writes-per-second", "300"]);
+    assert_eq!(json["rows"], 9);
+    assert!(json["writes"].as_u64().unwrap() > 300, "{json}");
+}
+
+#[test]
+fn what_cannot_move_is_refused_before_anything_is_touched() {
+    let (dir, old, new) = files();
+    execute(
+        &old,
+        "CREATE TABLE good (id INTEGER PRIMARY KEY, day DATE); CREATE TABLE bare (a, b); \
+         INSERT INTO good VALUES (1, '2021-01-01')",
+    );
+    let (from, to) = (sqlite(&old), sqlite(&new));
+    let both = ["--old", &from, "--new", &to];
+    let with = |more: &[&'static str]| [&both[..], more].concat();
+    refused(&with(&["--create"]), &["bare", "no key", "add one"]);
+    refused(&with(&["--table", "missing"]), &["no table missing", "bare, good"]);
+    assert!(!new.exists(), "the new side is created when the old one is known to be fit");
+    refused(&with(&["--table", "good"]), &["new.db cannot be opened"]);
+    execute(&new, "CREATE TABLE good (id INTEGER PRIMARY KEY, day BLOB, must TEXT NOT NULL)");
+    refused(&with(&["--table", "good"]), &["table good", "column day", "must is NOT NULL"]);
+    refused(&with(&["--table", "good", "--create"]), &["table good already", "leave out --create"]);
+    execute(
+        &new,
+        "DROP TABLE good; CREATE TABLE good (id INTEGER PRIMARY KEY, day DATE); INSERT INTO good VALUES (5, NULL)",
+    );
+    refused(&with(&["--table", "good"]), &["table good of the new database holds rows", "empty it"]);
+    let link = dir.path().join(".").join("old.db");
+    refused(&["--old", &from, "--new", &sqlite(&link), "--table", "good"], &["are the same database"]);
+}
