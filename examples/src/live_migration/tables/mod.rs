@@ -19,6 +19,7 @@
 pub mod address;
 pub mod canonical;
 pub mod invent;
+pub mod mysql_side;
 pub mod names;
 pub mod plan;
 pub mod pool;

@@ -9,6 +9,7 @@ use zdm_sql_adapters::table::{ColumnType, DynKey, DynRow, TableShape};
 use super::super::{Failure, Result};
 use super::address::{Address, Engine};
 use super::canonical::Raw;
+use super::mysql_side::MySqlSide;
 use super::sqlite_side::SqliteSide;
 
 /// The statements that make a table.
@@ -73,7 +74,8 @@ pub trait Side: Send + Sync {
 pub async fn open(address: &Address, create: bool) -> Result<Arc<dyn Side>> {
     match address.engine {
         Engine::Sqlite => Ok(Arc::new(SqliteSide::open(&address.text, create).await?)),
-        Engine::Postgres | Engine::MySql => {
+        Engine::MySql => Ok(Arc::new(MySqlSide::open(address).await?)),
+        Engine::Postgres => {
             Err(Failure::new(format!("{address}: this program cannot speak to that kind of database yet")))
         }
     }

@@ -1,0 +1,132 @@
+//! MySQL and MariaDB servers.
+
+use std::str::FromStr;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use sqlx::mysql::{MySqlConnectOptions, MySqlRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
+use zdm_core::store::{DynStore, StoreExt};
+use zdm_sql_adapters::mysql::{MyRows, MySql};
+use zdm_sql_adapters::table::{ColumnType, DynKey, DynRow, TableShape};
+
+use super::super::{Doing, Result};
+use super::address::{Address, Engine};
+use super::canonical::Raw;
+use super::side::{Creation, Side, TakeRow, quoted};
+
+/// A database on a server.
+pub struct MySqlSide {
+    database: MySql,
+    address: Address,
+}
+
+impl MySqlSide {
+    /// Connects.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn open(address: &Address) -> Result<Self> {
+        let database = MySql::connect(&address.text).await.doing(|| format!("{address} cannot be opened"))?;
+        Ok(Self { database, address: address.clone() })
+    }
+
+    async fn connect(&self) -> Result<sqlx::MySqlConnection, sqlx::Error> {
+        let options = MySqlConnectOptions::from_str(&self.address.text)?
+            .charset("utf8mb4")
+            .timezone(Some("+00:00".into()));
+        options.connect().await
+    }
+}
+
+#[async_trait]
+impl Side for MySqlSide {
+    fn engine(&self) -> Engine {
+        Engine::MySql
+    }
+
+    async fn identity(&self) -> Result<String> {
+        let failed = || format!("{} cannot be asked who it is", self.address);
+        let sql = "SELECT CONCAT('mysql:', @@hostname, ':', @@port, ':', @@datadir, ':', DATABASE())";
+        let mut server = self.connect().await.doing(failed)?;
+        let identity = sqlx::query_scalar(sql).fetch_one(&mut server).await.doing(failed)?;
+        server.close().await.doing(failed)?;
+        Ok(identity)
+    }
+
+    async fn tables(&self) -> zdm_core::Result<Vec<String>> {
+        self.database.tables().await
+    }
+
+    async fn describe(&self, table: &str) -> zdm_core::Result<TableShape> {
+        self.database.describe(table).await
+    }
+
+    fn creation(&self, shape: &TableShape) -> zdm_core::Result<Creation> {
+        let sql = self.database.create_sql(shape)?;
+        Ok(Creation { create: sql.create, indexes: sql.indexes, foreign_keys: sql.foreign_keys })
+    }
+
+    async fn execute(&self, sql: String) -> zdm_core::Result<()> {
+        self.database.execute(sql).await
+    }
+
+    async fn store(
+        &self,
+        table: &str,
+        types: &[(String, ColumnType)],
+    ) -> zdm_core::Result<DynStore<DynKey, DynRow>> {
+        Ok(MyRows::discover_as(&self.database, table, types).await?.with_fence().await?.into_dyn())
+    }
+
+    async fn counted(&self, table: &str) -> zdm_core::Result<Option<u64>> {
+        self.database.last_auto_increment(table).await
+    }
+
+    async fn count_on_above(&self, table: &str, past: u64) -> zdm_core::Result<()> {
+        self.database.advance_auto_increment(table, past).await.map(|_| ())
+    }
+
+    async fn read(&self, table: &str, columns: &[(String, ColumnType)], take: TakeRow<'_>) -> Result<()> {
+        let failed = || format!("the checker cannot read table {table} of {}", self.address);
+        let mut server = self.connect().await.doing(failed)?;
+        let expressions: Vec<_> = columns
+            .iter()
+            .map(|(name, ty)| {
+                let name = quoted(name, '`');
+                match ty {
+                    ColumnType::Bytes { .. } => format!("HEX({name})"),
+                    // Printed, a float would lose digits.
+                    ColumnType::Real { .. } => format!("CAST({name} AS DOUBLE)"),
+                    // A BIT column prints as bytes.
+                    ColumnType::Boolean => format!("CAST({name} + 0 AS CHAR)"),
+                    _ => format!("CAST({name} AS CHAR CHARACTER SET utf8mb4)"),
+                }
+            })
+            .collect();
+        let table = table.split('.').map(|part| quoted(part, '`')).collect::<Vec<_>>().join(".");
+        let sql = format!("SELECT {} FROM {table}", expressions.join(", "));
+        let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut server);
+        while let Some(row) = rows.try_next().await.doing(failed)? {
+            let values = columns.iter().enumerate().map(|(at, (_, ty))| raw(&row, at, ty));
+            take(values.collect::<Result<Vec<_>, _>>().doing(failed)?)?;
+        }
+        drop(rows);
+        server.close().await.doing(failed)
+    }
+
+    async fn close(&self) {
+        self.database.close().await;
+    }
+}
+
+fn raw(row: &MySqlRow, at: usize, ty: &ColumnType) -> Result<Raw, sqlx::Error> {
+    if matches!(ty, ColumnType::Real { .. }) {
+        return Ok(row.try_get::<Option<f64>, _>(at)?.map_or(Raw::Null, Raw::Real));
+    }
+    let text: Option<String> = row.try_get_unchecked(at)?;
+    Ok(text.map_or(Raw::Null, |text| match ty {
+        ColumnType::Bytes { .. } => Raw::Text(text.to_ascii_lowercase()),
+        _ => Raw::Text(text),
+    }))
+}
