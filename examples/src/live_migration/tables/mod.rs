@@ -23,6 +23,7 @@ pub mod mysql_side;
 pub mod names;
 pub mod plan;
 pub mod pool;
+pub mod postgres_side;
 pub mod proof;
 pub mod run;
 pub mod side;

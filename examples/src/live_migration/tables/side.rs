@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use zdm_core::store::DynStore;
 use zdm_sql_adapters::table::{ColumnType, DynKey, DynRow, TableShape};
 
-use super::super::{Failure, Result};
+use super::super::Result;
 use super::address::{Address, Engine};
 use super::canonical::Raw;
 use super::mysql_side::MySqlSide;
+use super::postgres_side::PostgresSide;
 use super::sqlite_side::SqliteSide;
 
 /// The statements that make a table.
@@ -70,14 +71,12 @@ pub trait Side: Send + Sync {
 /// Connects to a database. Only a SQLite file that is to be the new side is created.
 ///
 /// # Errors
-/// It does not answer, or this program was built without its kind.
+/// It cannot be opened, or does not answer.
 pub async fn open(address: &Address, create: bool) -> Result<Arc<dyn Side>> {
     match address.engine {
         Engine::Sqlite => Ok(Arc::new(SqliteSide::open(&address.text, create).await?)),
         Engine::MySql => Ok(Arc::new(MySqlSide::open(address).await?)),
-        Engine::Postgres => {
-            Err(Failure::new(format!("{address}: this program cannot speak to that kind of database yet")))
-        }
+        Engine::Postgres => Ok(Arc::new(PostgresSide::open(address).await?)),
     }
 }
 
