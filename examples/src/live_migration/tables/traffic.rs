@@ -165,7 +165,8 @@ impl Client {
             }
             Err(error) if is_refusal(&error) => {
                 self.ledger.failed(write)?;
-                self.tally.refused.fetch_add(1, Ordering::Relaxed);
+                let error = RequestError::from(error);
+                self.tally.complain(&self.tally.refused, || format!("refused: {what} of {key:?}: {error}"));
             }
             Err(error) => {
                 self.ledger.failed(write)?;
