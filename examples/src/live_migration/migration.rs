@@ -11,6 +11,7 @@ use zdm_core::checkpoint::{CheckpointStore, FileCheckpoints};
 use zdm_core::error::Kind;
 use zdm_core::key::Key;
 use zdm_core::phase::{Coordinator, FileCoordinator, Percent, Phase};
+use zdm_core::queue::EntryState;
 use zdm_core::report::{Event, Progress, RunState};
 use zdm_core::store::{DynStore, Record, Store, StoreExt};
 use zdm_dualwrite::{Backfill, DiskQueue, DualWrite, Job, LatencyProbe, PageSettings, Settings, Verify};
@@ -21,7 +22,7 @@ use super::latency::Latencies;
 use super::outage::{Switch, Switched};
 use super::report::Outcome;
 use super::service::RequestError;
-use super::{Doing, Result};
+use super::{Doing, Failure, Result};
 
 /// How long the service runs in a phase before the next one, beside the work that the phase has.
 const STAY: Duration = Duration::from_secs(2);
@@ -325,6 +326,7 @@ impl<K: Key, R: Record> Migration<K, R> {
         loop {
             match self.records.advance(to).await {
                 Ok(_) => break,
+                Err(_) if self.records.queue_stats().parked > 0 => return Err(self.set_aside()),
                 // A gate does not pass yet, or writes would have waited too long. Nothing has changed.
                 Err(error)
                     if matches!(error.kind(), Kind::Refused | Kind::Limit) && Instant::now() < deadline =>
@@ -342,6 +344,19 @@ impl<K: Key, R: Record> Migration<K, R> {
             self.was_live.store(true, Ordering::SeqCst);
         }
         Ok(())
+    }
+
+    /// Waiting does not help records that will never fit.
+    fn set_aside(&self) -> Failure {
+        let parked = self.records.queue().entries(EntryState::Parked, 3);
+        let reasons: Vec<_> = parked.into_iter().filter_map(|entry| entry.last_error).collect();
+        let count = self.records.queue_stats().parked;
+        let (records, were) = if count == 1 { ("record", "was") } else { ("records", "were") };
+        Failure::new(format!(
+            "{count} {records} {were} set aside because the other database does not take them: {}; change them in the \
+             database that is in charge, and run the program again with its --dir",
+            reasons.join("; ")
+        ))
     }
 
     async fn stay(&self, plan: &Plan) {

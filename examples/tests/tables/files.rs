@@ -1,76 +1,10 @@
-//! Tables of any database, moved by the program as a user runs it.
+//! Tables in files.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
-use serde_json::Value;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
-use zdm_examples::live_migration::options::TemporaryDirectory;
-
-fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_live-migration"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn text(output: &Output) -> String {
-    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    format!("{}\n{out}\n{err}", output.status)
-}
-
-/// Runs to the end and returns the last line of standard output as JSON.
-fn run(arguments: &[&str]) -> Value {
-    let output = program(arguments).arg("--json").output().unwrap();
-    assert!(output.status.success(), "{}", text(&output));
-    let out = String::from_utf8(output.stdout.clone()).unwrap();
-    let json: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
-    for name in ["failed_requests", "lost", "extra", "mismatches", "parked"] {
-        assert_eq!(json[name], 0, "{name}: {}", text(&output));
-    }
-    json
-}
-
-/// Runs and expects a failure that says so.
-fn refused(arguments: &[&str], words: &[&str]) {
-    let output = program(arguments).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    for word in words {
-        assert!(String::from_utf8_lossy(&output.stderr).contains(word), "{word}: {}", text(&output));
-    }
-}
-
-fn chinook(dir: &Path) -> String {
-    let packed = include_bytes!("../data/chinook.sqlite.xz");
-    let file = dir.join("chinook.db");
-    let mut reader = lzma_rust2::XzReader::new(&packed[..], false);
-    std::io::copy(&mut reader, &mut std::fs::File::create(&file).unwrap()).unwrap();
-    sqlite(&file)
-}
-
-fn sqlite(file: &Path) -> String {
-    format!("sqlite:{}", file.display())
-}
-
-fn execute(file: &Path, sql: &'static str) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let options = SqliteConnectOptions::new().filename(file).create_if_missing(true).foreign_keys(false);
-        let mut database = options.connect().await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut database).await.unwrap();
-        database.close().await.unwrap();
-    });
-}
-
-fn files() -> (TemporaryDirectory, PathBuf, PathBuf) {
-    let dir = TemporaryDirectory::create().unwrap();
-    let (old, new) = (dir.path().join("old.db"), dir.path().join("new.db"));
-    (dir, old, new)
-}
+use crate::support::{chinook, execute, files, program, refused, run, sqlite, text};
 
 #[test]
 fn all_tables_of_a_shop_move_with_their_references_and_go_back() {
