@@ -25,6 +25,9 @@ use super::tables::{Changes, Claimed, NewEntry, QueueTables, Wanted, lock_of};
 /// How long an entry rests whose key another instance has locked.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
+/// How often locking is tried again when the database ended it for somebody else's sake.
+const CLAIM_RETRIES: usize = 3;
+
 /// One instance's part in a queue that several instances share. The front page of this module has the rules.
 pub struct SharedQueue<T: QueueTables> {
     tables: T,
@@ -172,7 +175,14 @@ impl<T: QueueTables> SharedQueue<T> {
         let (answer, answered) = oneshot::channel();
         let (tables, settle, seat) = (self.tables.clone(), lines.settle.clone(), self.shared.seat());
         tokio::spawn(async move {
-            let claimed = tables.claim(seat, &wanted).await;
+            let mut claimed = tables.claim(seat, &wanted).await;
+            for _ in 0..CLAIM_RETRIES {
+                match &claimed {
+                    // The database has chosen this one to give way.
+                    Err(error) if error.kind() == Kind::Busy => claimed = tables.claim(seat, &wanted).await,
+                    _ => break,
+                }
+            }
             if let Err(Ok(Some(claimed))) = answer.send(claimed) {
                 settle.order(given_back(claimed.keys, wanted.number, claimed.ranges));
             }

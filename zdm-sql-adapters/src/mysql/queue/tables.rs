@@ -324,10 +324,18 @@ async fn settle(connection: &mut MySqlConnection, seat: Seat, changes: &Changes)
         run(connection, sql).await?;
         run(connection, format!("DELETE FROM zdm_queue_entry WHERE {which}")).await?;
     }
-    // In the order in which claims lock them.
+    // All of them first, in the order in which claims lock them, or the two could wait for each other.
     let mut freed: Vec<_> = changes.freed.iter().map(|(key, number)| (key, *number, None)).collect();
     freed.extend(changes.resting.iter().map(|(key, number, rest)| (key, *number, Some(*rest))));
     freed.sort_unstable_by(|a, b| a.0.cmp(b.0));
+    for chunk in freed.chunks(MOST_ROWS) {
+        let mut sql = format!(
+            "SELECT locked FROM zdm_queue_key WHERE queue = {queue} AND owner = {instance} AND locked IN ("
+        );
+        literal::list(&mut sql, chunk, |sql, (key, ..)| literal::bytes(sql, Some(key.as_slice())));
+        sql.push_str(") ORDER BY locked FOR UPDATE");
+        query(connection, sql).await?;
+    }
     let (done, resting): (Vec<_>, Vec<_>) = freed.into_iter().partition(|(_, _, rest)| rest.is_none());
     for chunk in done.chunks(MOST_ROWS) {
         let mut sql = format!(

@@ -358,13 +358,26 @@ async fn settle(connection: &mut PgConnection, seat: Seat, changes: &Changes) ->
         .await
         .map_err(failed)?;
     }
-    if !changes.freed.is_empty() {
-        // In the order in which claims lock them.
+    if !changes.freed.is_empty() || !changes.resting.is_empty() {
+        // All of them first, in the order in which claims lock them, or the two could wait for each other.
+        let freed = changes.freed.iter().map(|(key, _)| key.as_slice());
+        let resting = changes.resting.iter().map(|(key, ..)| key.as_slice());
         sqlx::query(
-            "DELETE FROM zdm_queue_key WHERE queue = $1 AND locked IN \
-             (SELECT held.locked FROM zdm_queue_key held \
-             JOIN unnest($3::bytea[], $4::bigint[]) AS freed (locked, number) USING (locked, number) \
-             WHERE held.queue = $1 AND held.owner = $2 ORDER BY held.locked FOR UPDATE OF held)",
+            "SELECT count(*) FROM (SELECT 1 FROM zdm_queue_key \
+             WHERE queue = $1 AND owner = $2 AND locked = ANY($3) ORDER BY locked FOR UPDATE) held",
+        )
+        .bind(seat.queue)
+        .bind(seat.instance)
+        .bind(freed.chain(resting).collect::<Vec<_>>())
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
+    }
+    if !changes.freed.is_empty() {
+        sqlx::query(
+            "DELETE FROM zdm_queue_key held USING unnest($3::bytea[], $4::bigint[]) AS freed (locked, number) \
+             WHERE held.queue = $1 AND held.owner = $2 AND held.locked = freed.locked \
+             AND held.number = freed.number",
         )
         .bind(seat.queue)
         .bind(seat.instance)
@@ -374,9 +387,7 @@ async fn settle(connection: &mut PgConnection, seat: Seat, changes: &Changes) ->
         .await
         .map_err(failed)?;
     }
-    let mut resting: Vec<_> = changes.resting.iter().collect();
-    resting.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    for (key, number, rest) in resting {
+    for (key, number, rest) in &changes.resting {
         sqlx::query(
             "UPDATE zdm_queue_key SET free_at = clock_timestamp() + $5 * interval '1 microsecond' \
              WHERE queue = $1 AND owner = $2 AND locked = $3 AND number = $4",
