@@ -159,7 +159,7 @@ async fn main() {
     let database = format!("zdm_bench_{}", std::process::id());
     let server: MySqlConnectOptions = url.parse().unwrap();
     let mut admin = server.connect().await.unwrap();
-    admin.execute(AssertSqlSafe(format!("CREATE DATABASE {database}"))).await.unwrap();
+    admin.execute(AssertSqlSafe(format!("CREATE DATABASE {database} CHARACTER SET utf8mb4"))).await.unwrap();
     let options = server.clone().database(&database);
     let db = MySqlOptions::with(options.clone())
         .unwrap()
