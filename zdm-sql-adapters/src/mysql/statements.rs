@@ -222,7 +222,9 @@ impl Table {
     }
 
     /// What an upsert does with a row that is there. The server may mean the row that holds another unique
-    /// value, or a key that is only equal to it: then the key becomes NULL, which is refused.
+    /// value, or a key that is only equal to it: then the greatest of all integers and one are added up,
+    /// which is an error. A key that becomes NULL would be none: the server makes 0 of it where it counts,
+    /// and the present time of it in a TIMESTAMP.
     fn on_duplicate(&self) -> String {
         let mut set = Vec::new();
         if self.loose || self.contended().next().is_some() {
@@ -239,7 +241,8 @@ impl Table {
                 })
                 .collect();
             let first = &self.fields[0].quoted;
-            set.push(format!("{first} = IF({}, {first}, NULL)", same.join(" AND ")));
+            let same = same.join(" AND ");
+            set.push(format!("{first} = IF(18446744073709551615 + (NOT ({same})) > 0, {first}, {first})"));
         }
         let others = self.fields[self.key_len..].iter();
         set.extend(others.map(|field| format!("{0} = VALUES({0})", field.quoted)));

@@ -207,7 +207,12 @@ impl<M: RowMapping> TableStore<M> {
         let start = out.values.len();
         self.inner.mapping.write(key, record, out).map_err(|error| self.at_key(error, key))?;
         for (field, value) in table.fields.iter().zip(&mut out.values[start..]) {
-            match field.codec.encode(std::mem::take(value)) {
+            let encoded = match std::mem::take(value) {
+                // The server would count one up, or take the present time.
+                Value::Null if field.column.not_null => Err("a NOT NULL column got NULL".to_owned()),
+                value => field.codec.encode(value),
+            };
+            match encoded {
                 Ok(encoded) => *value = encoded,
                 Err(reason) => {
                     out.values.truncate(start);

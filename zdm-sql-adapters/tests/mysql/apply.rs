@@ -61,6 +61,38 @@ async fn a_conflict_names_the_holder_and_touches_no_other_row() {
     assert_eq!((error.kind(), error.holder()), (Kind::Conflict, Some(&KeyBytes::of(&3_i64))));
 }
 
+/// Keys of which the server makes something of its own when they are NULL.
+#[tokio::test]
+async fn no_row_gets_another_key_by_a_conflict() {
+    for (declared, own, new) in [
+        ("INT AUTO_INCREMENT", Value::Integer(1), Value::Integer(2)),
+        ("INT", Value::Integer(1), Value::Integer(2)),
+        ("BIGINT UNSIGNED", Value::Unsigned(u64::MAX), Value::Integer(2)),
+        (
+            "TIMESTAMP DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP",
+            Value::Timestamp(1_000_000),
+            Value::Timestamp(2_000_000),
+        ),
+        ("VARCHAR(9)", text("a"), text("b")),
+        ("DATETIME DEFAULT CURRENT_TIMESTAMP", Value::Timestamp(0), Value::Timestamp(1_000_000)),
+        ("DECIMAL(9,2)", Value::Decimal("1".parse().unwrap()), Value::Decimal("2".parse().unwrap())),
+    ] {
+        let schema = format!("CREATE TABLE things (id {declared} PRIMARY KEY, v VARCHAR(9) UNIQUE, n INT)");
+        let Some((db, things)) = rows_of(&schema, "things").await else { return };
+        let change = |id: &Value, n| put_row(&things, vec![id.clone(), text("held"), Value::Integer(n)]);
+        things.apply(&[change(&own, 1)]).await.unwrap();
+        // As the server itself would do it, and as the adapter's statement does.
+        let error = things.apply(&[change(&new, 2)]).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Conflict, "{declared}: {error:?}");
+        things.apply(&[change(&own, 3)]).await.unwrap();
+        let key = DynKey::new([own.clone()]).unwrap();
+        assert_eq!(error.holder(), Some(&KeyBytes::of(&key)), "{declared}");
+        let found = things.get(&key).await.unwrap().unwrap();
+        assert_eq!(found.values(), [own, text("held"), Value::Integer(3)], "{declared}");
+        assert_eq!(rows(&db, "SELECT CAST(COUNT(*) AS CHAR) FROM things").await, ["1"], "{declared}");
+    }
+}
+
 #[tokio::test]
 async fn keys_that_are_one_only_to_the_collation_are_a_conflict() {
     for collation in ["utf8mb4_general_ci", "utf8mb4_bin"] {

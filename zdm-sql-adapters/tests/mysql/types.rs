@@ -294,6 +294,26 @@ async fn keys_in_characters_that_the_column_lacks_are_not_there() {
     assert_eq!(words.page(&up_to, 10).await.unwrap().len(), 1);
 }
 
+/// NULL would be counted up, or become the present time.
+#[tokio::test]
+async fn null_is_refused_where_the_server_would_put_a_value_of_its_own() {
+    let schema = "CREATE TABLE things (id INT PRIMARY KEY, n INT AUTO_INCREMENT UNIQUE, \
+                  at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, t VARCHAR(9) NOT NULL DEFAULT 'x')";
+    let Some((_db, things)) = rows_of(schema, "things").await else { return };
+    let full = vec![Value::Integer(1), Value::Integer(7), Value::Timestamp(1_000_000), text("t")];
+    let key = DynKey::new([Value::Integer(1)]).unwrap();
+    let row = |values: Vec<Value>| DynRow::new(things.columns().clone(), values).unwrap();
+    things.put(&key, &row(full.clone())).await.unwrap();
+    for (at, column) in [(1, "column n"), (2, "column at"), (3, "column t")] {
+        let mut values = full.clone();
+        values[at] = Value::Null;
+        let error = things.put(&key, &row(values)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Rejected, "{error:?}");
+        assert!(error.to_string().contains(column), "{error}");
+    }
+    assert_eq!(things.get(&key).await.unwrap(), Some(row(full)));
+}
+
 #[tokio::test]
 async fn zero_is_zero_in_a_counted_column() {
     let Some((db, things)) =
