@@ -92,7 +92,10 @@ pub(crate) async fn database_with(
     let name = format!("zdm_test_{}_{number}", std::process::id());
     let mut connection = plain(&url).await;
     connection.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS `{name}`"))).await.unwrap();
-    connection.execute(AssertSqlSafe(format!("CREATE DATABASE `{name}` CHARACTER SET utf8mb4"))).await.unwrap();
+    connection
+        .execute(AssertSqlSafe(format!("CREATE DATABASE `{name}` CHARACTER SET utf8mb4")))
+        .await
+        .unwrap();
     connection.close().await.unwrap();
     let options = MySqlOptions::with(options(&url).database(&name)).unwrap();
     let db = change(options).connect().await.unwrap();
