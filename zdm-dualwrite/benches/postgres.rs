@@ -76,8 +76,8 @@ fn psql(url: &str, sql: &str) -> String {
 async fn open(url: &str) -> Postgres {
     PostgresOptions::new(url)
         .unwrap()
-        .write_timeout(Duration::from_secs(60))
-        .lock_timeout(Duration::from_secs(30))
+        .write_timeout(Duration::from_secs(20))
+        .lock_timeout(Duration::from_secs(10))
         .connect()
         .await
         .unwrap()
@@ -130,7 +130,7 @@ async fn main() {
     });
     let fill = format!(
         "INSERT INTO rows SELECT i, i * 7919 % 1000003, 'user ' || i, md5(i::text) || md5((i * 3)::text), \
-         timestamp '2020-01-01' + i * interval '1.000001 second' FROM generate_series(1, {rows}) AS i; ANALYZE rows"
+         timestamp '2020-01-01' + i * interval '1.000001 second' FROM generate_series(1, {rows}::bigint) AS i; ANALYZE rows"
     );
     psql(&old_url, &fill);
     psql(&old_url, "VACUUM rows");

@@ -77,13 +77,14 @@ impl Codec {
         }
     }
 
-    /// The value as SQL text, to compare the column with; it need not fit the column.
+    /// The value as SQL text, to compare the column with; it need not fit the column. `alone`: it is the
+    /// whole key.
     ///
     /// # Errors
     /// When there is no such value.
-    pub(super) fn literal(&self, value: &Value) -> Result<String, String> {
+    pub(super) fn literal(&self, value: &Value, alone: bool) -> Result<String, String> {
         let value = converted(value.clone(), &self.natural)?;
-        let text = match (&self.native, &value) {
+        let mut text = match (&self.native, &value) {
             (Native::Boolean, Value::Integer(0)) => "f".to_owned(),
             (Native::Boolean, Value::Integer(_)) => "t".to_owned(),
             (_, Value::Blob(bytes)) => {
@@ -97,10 +98,15 @@ impl Codec {
             (_, Value::Null) => return Err("NULL".to_owned()),
             (_, value) => value.to_text().unwrap_or_default(),
         };
-        if text.contains('\0') {
-            return Err("a text with a NUL character, which PostgreSQL does not keep".to_owned());
+        if let Some(nul) = text.find('\0') {
+            if !alone {
+                return Err("a text with a NUL character, which PostgreSQL does not keep".to_owned());
+            }
+            // No text here lies between the one before the NUL and the whole one.
+            text.truncate(nul);
         }
-        Ok(format!("'{}'::{}", text.replace('\'', "''"), self.native.bound()))
+        let ty = if matches!(value, Value::Unsigned(_)) { "numeric" } else { self.native.bound() };
+        Ok(format!("'{}'::{ty}", text.replace('\'', "''")))
     }
 }
 
@@ -122,7 +128,9 @@ fn decode(native: &Native, raw: &[u8]) -> Result<Value, String> {
         Native::Numeric(_) => Value::Decimal(numeric::decode(raw)?),
         Native::Real { bits: 32 } => Value::Real(f64::from(f32::from_be_bytes(array(raw)?))),
         Native::Real { .. } => Value::Real(f64::from_be_bytes(array(raw)?)),
-        Native::Text { .. } | Native::Loose { .. } | Native::Enum { .. } => Value::Text(text(raw)?),
+        Native::Text { .. } | Native::Name | Native::Loose { .. } | Native::Enum { .. } => {
+            Value::Text(text(raw)?)
+        }
         Native::Padded { .. } => {
             let mut text = text(raw)?;
             text.truncate(text.trim_end_matches(' ').len());
@@ -218,6 +226,12 @@ fn encode(native: &Native, value: &Value, out: &mut Vec<u8>) -> Result<bool, Str
             let most = length.map_or(usize::MAX, |length| length as usize);
             if text.len() > most && text.chars().count() > most {
                 return Err(format!("a text of {} characters, where {most} have room", text.chars().count()));
+            }
+            checked(text, out)?;
+        }
+        (Native::Name, Value::Text(text)) => {
+            if text.len() > 63 {
+                return Err(format!("a name of {} bytes, where 63 have room", text.len()));
             }
             checked(text, out)?;
         }
@@ -362,10 +376,17 @@ mod tests {
     #[test]
     fn literals_cannot_end_early() {
         let text = Codec::new(Native::Text { max: Some(1) }, None);
-        assert_eq!(text.literal(&Value::Text("a'; --\\".to_owned())).unwrap(), "'a''; --\\'::text");
+        assert_eq!(text.literal(&Value::Text("a'; --\\".to_owned()), true).unwrap(), "'a''; --\\'::text");
         let bytes = Codec::new(Native::Bytes, None);
-        assert_eq!(bytes.literal(&Value::Blob(vec![0, 255])).unwrap(), "'\\x00ff'::bytea");
+        assert_eq!(bytes.literal(&Value::Blob(vec![0, 255]), true).unwrap(), "'\\x00ff'::bytea");
         let small = Codec::new(Native::Integer { bits: 16 }, None);
-        assert_eq!(small.literal(&Value::Integer(70_000)).unwrap(), "'70000'::bigint");
+        assert_eq!(small.literal(&Value::Integer(70_000), true).unwrap(), "'70000'::bigint");
+        assert_eq!(
+            small.literal(&Value::Unsigned(u64::MAX), true).unwrap(),
+            format!("'{}'::numeric", u64::MAX)
+        );
+        let nul = Value::Text("a\0b".to_owned());
+        assert_eq!(text.literal(&nul, true).unwrap(), "'a'::text");
+        assert!(text.literal(&nul, false).is_err());
     }
 }

@@ -39,7 +39,7 @@ fn hashed(field: &Field) -> String {
         | Native::Jsonb
         | Native::Uuid => column,
         // By bytes: a collation may take texts as equal that are not.
-        Native::Text { .. } => format!("{column} COLLATE \"C\""),
+        Native::Text { .. } | Native::Name => format!("{column} COLLATE \"C\""),
         // A day equals 24 hours to the server; labels have numbers of their own in each database; the others
         // have no hash.
         Native::Padded { .. }

@@ -20,6 +20,8 @@ pub(super) enum Native {
     Text {
         max: Option<u32>,
     },
+    /// `name`, of at most 63 bytes.
+    Name,
     /// `char(n)`, which fills up with spaces.
     Padded {
         length: Option<u32>,
@@ -100,7 +102,7 @@ impl Native {
             "float8" => Self::Real { bits: 64 },
             "text" => Self::Text { max: None },
             "varchar" => Self::Text { max: length },
-            "name" => Self::Text { max: Some(63) },
+            "name" => Self::Name,
             "bpchar" => Self::Padded { length },
             "bytea" => Self::Bytes,
             "date" => Self::Date,
@@ -146,6 +148,7 @@ impl Native {
             }
             Self::Real { bits } => ColumnType::Real { bits: *bits, special: true },
             Self::Text { max } => ColumnType::Text { max: *max },
+            Self::Name => ColumnType::Text { max: Some(63) },
             Self::Padded { length } => ColumnType::Text { max: *length },
             Self::Loose { .. } | Self::Enum { .. } => ColumnType::Text { max: None },
             Self::Bytes => ColumnType::Bytes { max: None },
@@ -172,6 +175,7 @@ impl Native {
             Self::Real { bits: 32 } => (700, 1021),
             Self::Real { .. } => (701, 1022),
             Self::Text { .. } | Self::Loose { .. } | Self::Enum { .. } | Self::Other { .. } => (25, 1009),
+            Self::Name => (19, 1003),
             Self::Padded { .. } => (1042, 1014),
             Self::Bytes => (17, 1001),
             Self::Date => (1082, 1182),
@@ -200,6 +204,7 @@ impl Native {
             Self::Real { bits: 32 } => "float4",
             Self::Real { .. } => "float8",
             Self::Text { .. } | Self::Loose { .. } | Self::Enum { .. } | Self::Other { .. } => "text",
+            Self::Name => "name",
             Self::Padded { .. } => "bpchar",
             Self::Bytes => "bytea",
             Self::Date => "date",

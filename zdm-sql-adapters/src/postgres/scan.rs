@@ -48,7 +48,7 @@ impl<M: RowMapping> TableStore<M> {
             let Some(key) = key else { return Ok(None) };
             let values = self.key_values(key)?;
             let literals = self.table().key().iter().zip(&values).map(|(field, value)| {
-                field.codec.literal(value).map_err(|reason| {
+                field.codec.literal(value, values.len() == 1).map_err(|reason| {
                     let column = &field.column.name;
                     let message = format!(
                         "the key {key:?} of table {}: column {column}: {reason}",

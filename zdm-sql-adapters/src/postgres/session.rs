@@ -18,11 +18,13 @@ pub(super) enum Purpose {
     Schema,
 }
 
-/// The statements that set up a connection.
+/// The statements that set up a connection. Values have one form as text, whatever the server's own
+/// settings are; a policy that would hide rows is an error, because what is hidden would be taken for gone.
 pub(super) fn setup(options: &PostgresOptions, version: u32, purpose: Purpose) -> String {
     let mut sql =
         "SET default_transaction_isolation = 'read committed'; SET standard_conforming_strings = on; \
-                   SET IntervalStyle = postgres; SET client_min_messages = warning; "
+                   SET IntervalStyle = postgres; SET lc_monetary = 'C'; SET client_min_messages = warning; \
+                   SET row_security = off; "
             .to_owned();
     let limit = match purpose {
         Purpose::Write => options.write_timeout,

@@ -387,6 +387,7 @@ impl Shape {
                         KeyClass::Text => matches!(
                             native,
                             Native::Text { .. }
+                                | Native::Name
                                 | Native::Padded { .. }
                                 | Native::Enum { .. }
                                 | Native::Bits { .. }

@@ -250,6 +250,40 @@ async fn rows_that_do_not_fit_are_found_and_the_rest_is_loaded() {
     }
 }
 
+/// Keys that have no place in the column are set aside one by one, also where a page ends with them.
+#[tokio::test]
+async fn a_page_may_end_with_a_key_that_has_no_place() {
+    let schema =
+        "CREATE TABLE words (id text PRIMARY KEY, v int); CREATE TABLE numbers (id int PRIMARY KEY, v int)";
+    let Some(db) = database(schema).await else { return };
+    let text = |id: &str| Value::Text(id.to_owned());
+    for (name, good, bad) in [
+        ("words", text("b"), [text("a\0b"), text("c\0")]),
+        ("numbers", Value::Integer(7), [Value::Integer(i64::MIN), Value::Unsigned(u64::MAX)]),
+    ] {
+        let table = PgRows::discover(&db, name).await.unwrap().with_fence().await.unwrap();
+        let page: Vec<_> = [bad[0].clone(), good.clone(), bad[1].clone()]
+            .map(|id| {
+                let row = DynRow::new(table.columns().clone(), vec![id.clone(), Value::Integer(1)]).unwrap();
+                (DynKey::new([id]).unwrap(), row)
+            })
+            .into();
+        let range = KeyRange { after: None, up_to: Some(page[2].0.clone()) };
+        let inner = KeyRange::between(page[0].0.clone(), page[2].0.clone());
+        for stamp in [1, 2] {
+            let load = table.load_page(Stamp(stamp), &range, &page).await.unwrap();
+            assert_eq!((load.written, load.rejected.len()), (1, 2), "{name}");
+        }
+        for range in [&range, &inner] {
+            let found = table.page(range, 9).await.unwrap();
+            let [(key, _)] = &found[..] else { panic!("{name}: {found:?}") };
+            assert_eq!(key.values()[0], good);
+        }
+        let beyond = table.page(&KeyRange::after(page[2].0.clone()), 9).await.unwrap();
+        assert!(beyond.is_empty(), "{name}: {beyond:?}");
+    }
+}
+
 /// Unique values change places within one call, through a NOT NULL column with a check and a reference.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unique_values_change_places_within_a_call_and_within_a_page() {

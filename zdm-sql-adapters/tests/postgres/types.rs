@@ -207,11 +207,11 @@ async fn every_value_of_every_type_comes_back() {
 #[tokio::test]
 async fn values_that_do_not_fit_are_refused_with_their_column() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, short varchar(3), fixed char(3), price numeric(4, 2), \
-        narrow real, whole time(0), stamp timestamp(3), b bit(2), j jsonb, tags int[], small smallint)";
+        narrow real, whole time(0), stamp timestamp(3), b bit(2), j jsonb, tags int[], small smallint, ident name)";
     let Some(db) = database(schema).await else { return };
     let table = PgRows::discover(&db, "t").await.unwrap();
     let key = DynKey::new([Value::Integer(1)]).unwrap();
-    let mut empty = DynRow::new(table.columns().clone(), vec![Value::Null; 11]).unwrap();
+    let mut empty = DynRow::new(table.columns().clone(), vec![Value::Null; 12]).unwrap();
     empty.set("id", 1).unwrap();
     table.put(&key, &empty).await.unwrap();
     for (column, value) in [
@@ -231,6 +231,7 @@ async fn values_that_do_not_fit_are_refused_with_their_column() {
         ("small", Value::Integer(40_000)),
         ("small", Value::Unsigned(u64::MAX)),
         ("small", Value::Blob(vec![1])),
+        ("ident", Value::Text("ä".repeat(32))),
     ] {
         let mut row = empty.clone();
         row.set(column, value.clone()).unwrap();
@@ -319,6 +320,7 @@ async fn keys_of_every_type_are_walked_in_their_own_order() {
         ("text COLLATE \"C\"", words()),
         ("text COLLATE \"en-x-icu\"", words()),
         ("varchar(20)", words()),
+        ("name", words()),
         ("code", words()),
         ("char(10)", words()),
         ("level", ["low", "high", "Medium"].map(text).to_vec()),
