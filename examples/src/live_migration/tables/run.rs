@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use zdm_core::error::Kind;
 use zdm_core::phase::{Phase, Side as Role};
 use zdm_core::store::StoreExt;
+use zdm_sql_adapters::table::TableShape;
 
 use super::super::display::Display;
 use super::super::files::Files;
@@ -63,11 +64,13 @@ pub async fn run(options: &Options, wanted: &Move) -> Result<bool> {
     let old_store = plan::whole(&*old, &tables, new.engine()).await?;
     let new_store = plan::whole(&*new, &tables, old.engine()).await?;
     let initial = files.dir().join("initial");
+    let greatest_keys = files.dir().join("greatest-keys");
     let (ledger, rows) = if resumed {
         Ledger::resume(&files.ledger())?
     } else {
         plan::refuse_rows(&new_store, &tables).await?;
-        let (rows, _) = unload(&*old, &tables, &initial).await?;
+        let (rows, greatest) = unload(&*old, &tables, &initial).await?;
+        write_whole(&greatest_keys, &serde_json::json!(greatest).to_string())?;
         // Made last: without it nothing counts.
         (Ledger::create(&files.ledger(), rows)?, rows)
     };
@@ -79,7 +82,13 @@ pub async fn run(options: &Options, wanted: &Move) -> Result<bool> {
     let databases = Arc::new(Both {
         old: Arc::clone(&old),
         new: Arc::clone(&new),
-        tables: tables.iter().map(|table| table.name.clone()).collect(),
+        tables: tables
+            .iter()
+            .map(|table| {
+                let counts = |shape: &TableShape| shape.columns.iter().any(|column| column.counted);
+                (table.name.clone(), counts(&table.old), counts(&table.new))
+            })
+            .collect(),
         after_load,
     });
     let parts = Parts {
@@ -94,6 +103,12 @@ pub async fn run(options: &Options, wanted: &Move) -> Result<bool> {
     let migration = Arc::new(Migration::open(&files, parts).await?);
     let tally = Arc::new(Tally::new()?);
     let serve = !migration.is_over(options.rollback);
+    // New rows get numbers above all that are taken.
+    let text = std::fs::read_to_string(&greatest_keys);
+    let text = text.doing(|| format!("{} cannot be read", greatest_keys.display()))?;
+    let greatest: Vec<i64> =
+        serde_json::from_str(&text).doing(|| format!("{} is damaged", greatest_keys.display()))?;
+    pools.iter().zip(greatest).for_each(|(pool, number)| pool.count_above(number));
     for (number, pool) in (0_u16..).zip(&pools) {
         for ((table, key), _) in names.all() {
             if table == number {
@@ -182,7 +197,8 @@ fn write_whole(file: &Path, text: &str) -> Result<()> {
 struct Both {
     old: Arc<dyn Side>,
     new: Arc<dyn Side>,
-    tables: Vec<String>,
+    /// The tables, and whether the old and the new one count a column up.
+    tables: Vec<(String, bool, bool)>,
     /// The statements that are left for after the load, as JSON.
     after_load: PathBuf,
 }
@@ -227,11 +243,13 @@ impl Databases for Both {
     }
 
     async fn handing_over(&self, to: Phase, done: bool) -> Result<()> {
-        let (from, to) = match to.routing().primary {
-            Role::New => (&self.old, &self.new),
-            Role::Old => (&self.new, &self.old),
-        };
-        for table in &self.tables {
+        let new_is_next = to.routing().primary == Role::New;
+        let (from, to) = if new_is_next { (&self.old, &self.new) } else { (&self.new, &self.old) };
+        for (table, old_counts, new_counts) in &self.tables {
+            let counts = if new_is_next { new_counts } else { old_counts };
+            if !counts {
+                continue;
+            }
             let failed = || format!("the counter of table {table} cannot be advanced");
             let mut past = 0;
             for side in [from, to] {
