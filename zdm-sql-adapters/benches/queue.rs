@@ -1,4 +1,5 @@
-//! What the shared queue on PostgreSQL makes of a raw batched insert, at 256 writers in one run.
+//! What the shared queue on PostgreSQL makes of a raw batched insert, at 256 writers in one run; and what
+//! `write_in` adds to a transaction of one row.
 //!
 //! `ZDM_TEST_POSTGRES_URL=.. cargo bench -p zdm-sql-adapters --features postgres --bench queue`. Needs a server of
 //! its own: the tables are made in a schema that is dropped at the end.
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Executor};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::sync::{mpsc, oneshot};
 use zdm_core::queue::{Direction, Epoch, Touch, WriteQueue};
 use zdm_sql_adapters::postgres::{PgQueue, PostgresOptions};
@@ -41,6 +42,23 @@ async fn main() {
              workers {drained:.0}/s ({:.2})",
             opened / raw,
             drained / raw
+        );
+    }
+    for writers in [1, 16] {
+        let mut rates = [Vec::new(), Vec::new()];
+        for _ in 0..3 {
+            for (captured, rates) in rates.iter_mut().enumerate() {
+                rates.push(transactions(&options, writers, captured == 1).await);
+            }
+        }
+        let [bare, captured] = rates.map(|mut rates| {
+            rates.sort_by(f64::total_cmp);
+            rates[1]
+        });
+        println!(
+            "{writers} writers of one-row transactions: bare {bare:.0}/s, with write_in {captured:.0}/s \
+             ({:+.1} % of the time)",
+            100.0 * (bare / captured - 1.0)
         );
     }
     run(&mut control, format!("DROP SCHEMA {schema} CASCADE")).await;
@@ -128,6 +146,57 @@ async fn shared(options: &PgConnectOptions) -> (f64, f64) {
     queue.close().await.unwrap();
     db.remove_schema().await.unwrap();
     (opened, drained)
+}
+
+/// Transactions that update one row each, and whether each records it in the queue, whose workers take it
+/// over and acknowledge it meanwhile.
+async fn transactions(options: &PgConnectOptions, writers: u64, captured: bool) -> f64 {
+    let total = 3_000 * (1 + writers / 4);
+    let mut control = options.connect().await.unwrap();
+    run(
+        &mut control,
+        "DROP TABLE IF EXISTS users; CREATE TABLE users (id bigint PRIMARY KEY, name text NOT NULL); \
+         INSERT INTO users SELECT i, 'user ' || i FROM generate_series(0, 9999) i"
+            .to_owned(),
+    )
+    .await;
+    let db = PostgresOptions::with(options.clone()).unwrap().connect().await.unwrap();
+    let queue = Arc::new(PgQueue::open(&db, "a benchmark", "one").await.unwrap());
+    queue.recover(Duration::ZERO).await.unwrap();
+    let written = Arc::new(AtomicBool::new(false));
+    let worker = tokio::spawn({
+        let (queue, written) = (Arc::clone(&queue), Arc::clone(&written));
+        async move { work(&queue, || written.load(Ordering::Relaxed)).await }
+    });
+    let began = Instant::now();
+    let tasks = (0..writers).map(|writer| {
+        let (queue, options) = (Arc::clone(&queue), options.clone());
+        tokio::spawn(async move {
+            let mut connection = options.connect().await.unwrap();
+            for number in 0..total / writers {
+                let id = i64::try_from((writer * 7_919 + number * 104_729) % 10_000).unwrap();
+                let mut transaction = connection.begin().await.unwrap();
+                sqlx::query("UPDATE users SET name = $2 WHERE id = $1")
+                    .bind(id)
+                    .bind("another name")
+                    .execute(&mut *transaction)
+                    .await
+                    .unwrap();
+                if captured {
+                    queue.write_in(&mut transaction, &Touch::upsert(&id), FORWARD).await.unwrap();
+                }
+                transaction.commit().await.unwrap();
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let rate = (total / writers * writers) as f64 / began.elapsed().as_secs_f64();
+    written.store(true, Ordering::Relaxed);
+    worker.await.unwrap();
+    queue.close().await.unwrap();
+    rate
 }
 
 async fn write(queue: &Arc<PgQueue>) {

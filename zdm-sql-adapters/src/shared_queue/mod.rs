@@ -31,6 +31,12 @@
 //! [`stale_after`](SharedQueueOptions::stale_after), every key counts as dirty. `catch_up` waits for a refresh; so
 //! does `wait_drained`. Watches see what came and went between two refreshes as well: while any instance
 //! watches, removed entries leave a trace for it.
+//!
+//! Measured with PostgreSQL on a machine of two cores that other work kept busy, with 256 writers (six rounds of
+//! `benches/queue.rs`): 30,000 to 51,000 entries/s are opened and released, 0.44 to 1.2 of what a raw batched
+//! insert of two columns reached in the same round, the least when the machine was quiet; with two workers that
+//! reconcile them at the same time 15,000 to 32,000/s. A `write_in` made transactions of one row take 13 to 32 %
+//! longer, the work of taking the entries over on the same cores included.
 
 mod held;
 mod insert;
