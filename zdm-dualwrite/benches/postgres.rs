@@ -74,10 +74,11 @@ fn psql(url: &str, sql: &str) -> String {
 }
 
 async fn open(url: &str) -> Postgres {
+    let write_timeout = Duration::from_secs(1);
     PostgresOptions::new(url)
         .unwrap()
-        .write_timeout(Duration::from_secs(20))
-        .lock_timeout(Duration::from_secs(10))
+        .write_timeout(write_timeout)
+        .lock_timeout(write_timeout)
         .connect()
         .await
         .unwrap()
@@ -87,7 +88,10 @@ async fn backfill<S>(old: S, new: S, db: &Postgres, workers: usize) -> f64
 where
     S: Store + Scan + Bulk + Fenced + Clone,
 {
+    let settle_time = old.settle_time().max(new.settle_time());
     let users = DualWrite::builder(old, new).phase(Phase::DualWrite).start().await.unwrap();
+    // A run waits for the writes from before the phase, which is no matter of speed.
+    tokio::time::sleep(settle_time + Duration::from_millis(100)).await;
     let checkpoints = PgCheckpoints::open(db).await.unwrap();
     let settings = PageSettings { workers, ..PageSettings::default() };
     let began = Instant::now();
