@@ -91,7 +91,10 @@ async fn a_value_that_cannot_be_carried_sets_its_record_aside() {
     );
 
     let row = |price: &str| {
-        DynRow::new(table.columns().clone(), vec![Value::Integer(9), Value::Null, decimal(price)]).unwrap()
+        let mut row = DynRow::new(table.columns().clone(), vec![Value::Null; 3]).unwrap();
+        row.set("id", 9).unwrap();
+        row.set("price", decimal(price)).unwrap();
+        row
     };
     let key = DynKey::new([Value::Integer(9)]).unwrap();
     let error = table.put(&key, &row("12345678901234567.89")).await.unwrap_err();
