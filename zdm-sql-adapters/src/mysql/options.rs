@@ -1,3 +1,4 @@
+use std::fmt;
 use std::time::Duration;
 
 use sqlx::mysql::MySqlConnectOptions;
@@ -18,7 +19,7 @@ use super::MySql;
 ///     .await?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MySqlOptions {
     pub(super) connect: MySqlConnectOptions,
     pub(super) database: String,
@@ -28,6 +29,23 @@ pub struct MySqlOptions {
     pub(super) read_timeout: Duration,
     pub(super) lock_timeout: Duration,
     pub(super) kill_overdue: Option<bool>,
+}
+
+impl fmt::Debug for MySqlOptions {
+    /// Without the connection, which holds the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MySqlOptions")
+            .field("host", &self.connect.get_host())
+            .field("port", &self.connect.get_port())
+            .field("database", &self.database)
+            .field("writers", &self.writers)
+            .field("readers", &self.readers)
+            .field("write_timeout", &self.write_timeout)
+            .field("read_timeout", &self.read_timeout)
+            .field("lock_timeout", &self.lock_timeout)
+            .field("kill_overdue", &self.kill_overdue)
+            .finish()
+    }
 }
 
 impl MySqlOptions {
@@ -144,4 +162,18 @@ impl MySqlOptions {
 /// Seconds, rounded up, at least one.
 pub(super) fn whole_seconds(time: Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_is_not_shown() {
+        let options = MySqlOptions::new("mysql://app:secret@db.internal/shop").unwrap();
+        let shown = format!("{options:?}");
+        assert!(shown.contains("db.internal") && !shown.contains("secret"), "{shown}");
+        let error = MySqlOptions::new("mysql://app:secret@db:internal/shop").unwrap_err();
+        assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+    }
 }
