@@ -71,12 +71,12 @@ pub(crate) fn files() -> (TemporaryDirectory, PathBuf, PathBuf) {
 }
 
 /// Runs work on a runtime of its own, which may be that of no test.
-pub(crate) fn wait<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+pub(crate) fn wait<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> thread::Result<T> {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(work)
     };
-    thread::spawn(run).join().unwrap()
+    thread::spawn(run).join()
 }
 
 /// The kinds of servers.
@@ -114,13 +114,13 @@ impl Database {
         let url = format!("{}/{name}{query}", host.rsplit_once('/').unwrap().0);
         let database = Self { url, server, name, base: base.clone() };
         let charset = if server == Server::MySql { " CHARACTER SET utf8mb4" } else { "" };
-        database.at(&base, format!("CREATE DATABASE {}{charset}", database.name));
+        database.at(&base, format!("CREATE DATABASE {}{charset}", database.name)).unwrap();
         Some(database)
     }
 
     /// Runs statements in the database.
     pub(crate) fn execute(&self, sql: &str) {
-        self.at(&self.url, sql.to_owned());
+        self.at(&self.url, sql.to_owned()).unwrap();
     }
 
     /// The first column of a query, as text.
@@ -138,9 +138,10 @@ impl Database {
                 }
             }
         })
+        .unwrap()
     }
 
-    fn at(&self, url: &str, sql: String) {
+    fn at(&self, url: &str, sql: String) -> thread::Result<()> {
         let (url, sql, server) = (url.to_owned(), AssertSqlSafe(sql), self.server);
         wait(async move {
             match server {
@@ -153,13 +154,14 @@ impl Database {
                     sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
                 }
             }
-        });
+        })
     }
 }
 
 impl Drop for Database {
     fn drop(&mut self) {
         let force = if self.server == Server::Postgres { " WITH (FORCE)" } else { "" };
-        self.at(&self.base, format!("DROP DATABASE {}{force}", self.name));
+        // A test that fails shall say why, and not that its database could not be dropped.
+        let _dropped = self.at(&self.base, format!("DROP DATABASE {}{force}", self.name));
     }
 }
