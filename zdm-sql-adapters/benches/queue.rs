@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tokio::sync::{mpsc, oneshot};
 use zdm_core::queue::{Direction, Epoch, Touch, WriteQueue};
 use zdm_sql_adapters::postgres::{PgQueue, PostgresOptions};
+use zdm_sql_adapters::shared_queue::SharedQueueOptions;
 
 const WRITERS: u64 = 256;
 const EACH: u64 = 600;
@@ -45,20 +46,22 @@ async fn main() {
         );
     }
     for writers in [1, 16] {
-        let mut rates = [Vec::new(), Vec::new()];
-        for _ in 0..3 {
-            for (captured, rates) in rates.iter_mut().enumerate() {
-                rates.push(transactions(&options, writers, captured == 1).await);
+        let mut rates = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..5 {
+            for (rates, way) in rates.iter_mut().zip([Way::Bare, Way::Recorded, Way::Drained]) {
+                rates.push(transactions(&options, writers, way).await);
             }
         }
-        let [bare, captured] = rates.map(|mut rates| {
+        let [bare, recorded, drained] = rates.map(|mut rates| {
             rates.sort_by(f64::total_cmp);
-            rates[1]
+            rates[2]
         });
+        let more = |rate: f64| 100.0 * (bare / rate - 1.0);
         println!(
-            "{writers} writers of one-row transactions: bare {bare:.0}/s, with write_in {captured:.0}/s \
-             ({:+.1} % of the time)",
-            100.0 * (bare / captured - 1.0)
+            "{writers} writers of one-row transactions: bare {bare:.0}/s, with write_in {recorded:.0}/s ({:+.1} % of \
+             the time), and while a worker takes the entries over and acknowledges them {drained:.0}/s ({:+.1} %)",
+            more(recorded),
+            more(drained)
         );
     }
     run(&mut control, format!("DROP SCHEMA {schema} CASCADE")).await;
@@ -148,9 +151,17 @@ async fn shared(options: &PgConnectOptions) -> (f64, f64) {
     (opened, drained)
 }
 
-/// Transactions that update one row each, and whether each records it in the queue, whose workers take it
-/// over and acknowledge it meanwhile.
-async fn transactions(options: &PgConnectOptions, writers: u64, captured: bool) -> f64 {
+/// What becomes of a transaction that updates one row.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Bare,
+    /// It records its touch.
+    Recorded,
+    /// And a worker takes the entries over and acknowledges them at the same time.
+    Drained,
+}
+
+async fn transactions(options: &PgConnectOptions, writers: u64, way: Way) -> f64 {
     let total = 3_000 * (1 + writers / 4);
     let mut control = options.connect().await.unwrap();
     run(
@@ -161,9 +172,14 @@ async fn transactions(options: &PgConnectOptions, writers: u64, captured: bool) 
     )
     .await;
     let db = PostgresOptions::with(options.clone()).unwrap().connect().await.unwrap();
-    let queue = Arc::new(PgQueue::open(&db, "a benchmark", "one").await.unwrap());
+    let slow = SharedQueueOptions::default()
+        .poll(Duration::from_secs(60))
+        .lease(Duration::from_secs(300))
+        .stale_after(Duration::from_secs(60));
+    let settings = if way == Way::Drained { SharedQueueOptions::default() } else { slow };
+    let queue = Arc::new(PgQueue::open_with(&db, "a benchmark", "one", settings).await.unwrap());
     queue.recover(Duration::ZERO).await.unwrap();
-    let written = Arc::new(AtomicBool::new(false));
+    let written = Arc::new(AtomicBool::new(way != Way::Drained));
     let worker = tokio::spawn({
         let (queue, written) = (Arc::clone(&queue), Arc::clone(&written));
         async move { work(&queue, || written.load(Ordering::Relaxed)).await }
@@ -182,7 +198,7 @@ async fn transactions(options: &PgConnectOptions, writers: u64, captured: bool) 
                     .execute(&mut *transaction)
                     .await
                     .unwrap();
-                if captured {
+                if way != Way::Bare {
                     queue.write_in(&mut transaction, &Touch::upsert(&id), FORWARD).await.unwrap();
                 }
                 transaction.commit().await.unwrap();
@@ -196,6 +212,7 @@ async fn transactions(options: &PgConnectOptions, writers: u64, captured: bool) 
     written.store(true, Ordering::Relaxed);
     worker.await.unwrap();
     queue.close().await.unwrap();
+    run(&mut control, "TRUNCATE zdm_queue_entry".to_owned()).await;
     rate
 }
 

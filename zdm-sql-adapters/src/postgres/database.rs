@@ -203,15 +203,17 @@ impl Postgres {
 
     /// Runs one statement that commits by itself and may be repeated: two round trips less than
     /// [`write`](Self::write). For tasks that nobody drops in the middle. A connection is in no transaction
-    /// here, because it comes back to the pool only after an end that is known.
+    /// here, because it comes back to the pool only after an end that is known. `work` is told whether an
+    /// earlier attempt may have committed.
     pub(super) async fn statement<W>(&self, work: W) -> Result<()>
     where
-        W: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send,
+        W: for<'c> Fn(&'c mut PgConnection, bool) -> BoxFuture<'c, sqlx::Result<()>> + Send,
     {
         let mut attempts = 0;
         loop {
             let mut connection = Lent::new(self.acquire(&self.writers, self.options.writers).await?);
-            let done = tokio::time::timeout(self.options.write_timeout, work(&mut connection)).await;
+            let done =
+                tokio::time::timeout(self.options.write_timeout, work(&mut connection, attempts > 0)).await;
             attempts += 1;
             match done {
                 Ok(Ok(())) => {

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnection, PgRow};
 use zdm_core::error::{Error, Result};
 use zdm_core::queue::{Direction, Entry, EntryId, EntryState, Epoch, Touch};
@@ -91,30 +92,37 @@ impl Columns {
         }
     }
 
-    /// Inserts the rows in one statement. Those that are there stay as they are.
-    pub(super) async fn insert(&self, connection: &mut PgConnection, owner: i64) -> sqlx::Result<()> {
-        sqlx::query(
-            "INSERT INTO zdm_queue_entry \
-             (owner, id, touch, epoch, new_to_old, opened_at, parked, attempts, last_error) \
-             SELECT $1, id, touch, epoch, new_to_old, opened_at, error IS NOT NULL, \
-             CASE WHEN error IS NULL THEN 0 ELSE 1 END, error \
-             FROM unnest($2::bigint[], $3::bytea[], $4::bigint[], $5::boolean[], $6::bigint[], $7::text[]) \
-             AS new (id, touch, epoch, new_to_old, opened_at, error) ON CONFLICT (owner, id) DO NOTHING",
-        )
-        .bind(owner)
-        .bind(&self.ids)
-        .bind(&self.touches)
-        .bind(&self.epochs)
-        .bind(&self.new_to_old)
-        .bind(&self.opened_at)
-        .bind(&self.parked)
-        .execute(connection)
-        .await?;
+    /// Inserts the rows in one statement. `again`: they may be there already, and stay as they are then. Looking
+    /// for that doubles what a row costs the server.
+    pub(super) async fn insert(
+        &self,
+        connection: &mut PgConnection,
+        owner: i64,
+        again: bool,
+    ) -> sqlx::Result<()> {
+        let tolerant = if again { " ON CONFLICT (owner, id) DO NOTHING" } else { "" };
+        sqlx::query(AssertSqlSafe(format!("{INSERT}{tolerant}")))
+            .bind(owner)
+            .bind(&self.ids)
+            .bind(&self.touches)
+            .bind(&self.epochs)
+            .bind(&self.new_to_old)
+            .bind(&self.opened_at)
+            .bind(&self.parked)
+            .execute(connection)
+            .await?;
         Ok(())
     }
 }
 
-/// Inserts rows within a transaction.
+const INSERT: &str = "INSERT INTO zdm_queue_entry \
+    (owner, id, touch, epoch, new_to_old, opened_at, parked, attempts, last_error) \
+    SELECT $1, id, touch, epoch, new_to_old, opened_at, error IS NOT NULL, \
+    CASE WHEN error IS NULL THEN 0 ELSE 1 END, error \
+    FROM unnest($2::bigint[], $3::bytea[], $4::bigint[], $5::boolean[], $6::bigint[], $7::text[]) \
+    AS new (id, touch, epoch, new_to_old, opened_at, error)";
+
+/// Inserts rows within a transaction. Those that are there stay as they are.
 pub(super) async fn insert(connection: &mut PgConnection, owner: i64, entries: &[NewEntry]) -> Result<()> {
-    Columns::of(entries).insert(connection, owner).await.map_err(failed)
+    Columns::of(entries).insert(connection, owner, true).await.map_err(failed)
 }

@@ -102,9 +102,9 @@ impl QueueTables for Postgres {
 
     async fn insert(&self, seat: Seat, entries: &[NewEntry]) -> Result<()> {
         let columns = Arc::new(Columns::of(entries));
-        self.statement(move |connection| {
+        self.statement(move |connection, again| {
             let columns = Arc::clone(&columns);
-            Box::pin(async move { columns.insert(connection, seat.instance).await })
+            Box::pin(async move { columns.insert(connection, seat.instance, again).await })
         })
         .await
     }
