@@ -8,7 +8,7 @@ use zdm_core::queue::Touch;
 use zdm_core::store::{Page, Store};
 
 use super::compare::suspects;
-use super::digest::{Equal, Spare, first_equal};
+use super::digest::{Equal, Reach, first_equal};
 use super::second_look::SecondLook;
 use crate::pages::{PageContext, PageWork, ReadPage};
 
@@ -16,12 +16,12 @@ use crate::pages::{PageContext, PageWork, ReadPage};
 pub(crate) struct Walk<S: Store> {
     pub(crate) context: PageContext<S>,
     pub(crate) then: Then<S>,
-    spare: Spare,
+    reach: Reach,
 }
 
 impl<S: Store> Walk<S> {
     pub(crate) fn new(context: PageContext<S>, then: Then<S>) -> Self {
-        Self { context, then, spare: Spare::default() }
+        Self { context, then, reach: Reach::default() }
     }
 }
 
@@ -64,20 +64,21 @@ impl<S: Store> PageWork for Walk<S> {
         content.found
     }
 
-    async fn read(&self, rest: KeyRange<S::Key>, limit: usize) -> Result<PageOf<S>> {
+    async fn read(&self, rest: KeyRange<S::Key>, mut limit: usize) -> Result<PageOf<S>> {
         let context = &self.context;
         context.check_roles()?;
         let asked = context.clock().now();
         if let Some(sums) = context.digests()
-            && self.spare.asks()
+            && self.reach.asks()
         {
-            let equal = first_equal(context, sums, &rest, limit).await?;
-            self.spare.note(equal.is_some());
-            if let Some(Equal { range, last, records }) = equal {
+            if let Some(Equal { range, last, records }) =
+                first_equal(context, sums, &rest, limit, &self.reach).await?
+            {
                 let took = context.clock().now().saturating_duration_since(asked);
                 let content = BothSides { ours: Page::new(), theirs: Page::new(), suspects: None, found: 0 };
                 return Ok(ReadPage { range, last, rows: records, content, took });
             }
+            limit = self.reach.rows(limit);
         }
         let (ours, theirs) = (context.scan_primary()?, context.scan_secondary()?);
         let (mut ours, mut theirs) = tokio::try_join!(
