@@ -74,14 +74,7 @@ fn psql(url: &str, sql: &str) -> String {
 }
 
 async fn open(url: &str) -> Postgres {
-    let write_timeout = Duration::from_secs(1);
-    PostgresOptions::new(url)
-        .unwrap()
-        .write_timeout(write_timeout)
-        .lock_timeout(write_timeout)
-        .connect()
-        .await
-        .unwrap()
+    PostgresOptions::new(url).unwrap().write_timeout(Duration::from_secs(1)).connect().await.unwrap()
 }
 
 async fn backfill<S>(old: S, new: S, db: &Postgres, workers: usize) -> f64

@@ -11,7 +11,7 @@ use zdm_core::checkpoint::{CheckpointStore, FileCheckpoints};
 use zdm_core::error::Kind;
 use zdm_core::key::Key;
 use zdm_core::phase::{Coordinator, FileCoordinator, Percent, Phase};
-use zdm_core::queue::EntryState;
+use zdm_core::queue::{EntryState, Guarantee};
 use zdm_core::report::{Event, Progress, RunState};
 use zdm_core::store::{DynStore, Record, Store, StoreExt};
 use zdm_dualwrite::{Backfill, DiskQueue, DualWrite, Job, LatencyProbe, PageSettings, Settings, Verify};
@@ -145,6 +145,11 @@ impl<K: Key, R: Record> Migration<K, R> {
     /// What an application calls instead of its store.
     pub fn calls(&self) -> Calls<K, R> {
         Calls { records: self.records.clone(), probe: Arc::clone(&self.probe) }
+    }
+
+    /// What the queue promises about acknowledged writes.
+    pub fn guarantee(&self) -> Guarantee {
+        self.records.queue().guarantee()
     }
 
     /// The phase now.

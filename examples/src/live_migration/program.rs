@@ -41,6 +41,7 @@ pub async fn run(options: &Options) -> Result<bool> {
     let mut display = Display::new(Arc::clone(traffic.tally()));
     let found = if resumed { "resumes with" } else { "starts with" };
     display.say(&format!("{found} {rows} rows in {}, phase {}", files.dir().display(), migration.phase()));
+    display.say(&format!("guarantee: {}", migration.guarantee()));
     let plan = Plan { rollback: options.rollback, outage: options.outage, rows };
     let tally = {
         let tally = Arc::clone(traffic.tally());

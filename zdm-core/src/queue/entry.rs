@@ -178,3 +178,29 @@ impl Guarantee {
         !matches!(self, Self::BestEffort)
     }
 }
+
+/// The level and what it promises, for the one line that a service logs when it starts.
+impl fmt::Display for Guarantee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let promise = match self {
+            Self::Transactional => {
+                "entries commit with the write, so no outcome is unknown; writers outside the library are missed"
+            }
+            Self::Trigger => {
+                "the database records every writer in its own transaction, so no outcome is unknown"
+            }
+            Self::Journaled => {
+                "entries are on this machine's disk before the primary is called; unknown outcomes are held for the \
+                 settle time; writers outside the library are missed"
+            }
+            Self::Shared => {
+                "entries are in a shared database before the primary is called and outlive this machine; unknown \
+                 outcomes are held for the settle time; writers outside the library are missed"
+            }
+            Self::BestEffort => {
+                "entries are in memory and lost in a crash, so the handover is refused; writers outside the library are missed"
+            }
+        };
+        write!(f, "{self:?} ({promise})")
+    }
+}

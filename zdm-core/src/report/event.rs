@@ -3,12 +3,19 @@ use std::time::Duration;
 use super::{Mismatch, Progress};
 use crate::error::Error;
 use crate::phase::Phase;
-use crate::queue::{EntryId, Epoch, TaintId};
+use crate::queue::{EntryId, Epoch, Guarantee, TaintId};
 
 /// Something that a person or a monitor may want to know.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
+    /// A dual write has started in this process.
+    Started {
+        /// The phase that it found.
+        phase: Phase,
+        /// What its queue promises.
+        guarantee: Guarantee,
+    },
     /// The phase has changed.
     PhaseMoved {
         /// Before.

@@ -6,7 +6,7 @@ use zdm_core::clock::{Clock, SystemClock};
 use zdm_core::error::Result;
 use zdm_core::phase::{Coordinator, MemoryCoordinator, Phase};
 use zdm_core::queue::{EntryId, EntryState, MemoryQueue, WriteQueue};
-use zdm_core::report::{Observer, Observers};
+use zdm_core::report::{Event, Observer, Observers};
 use zdm_core::store::Store;
 
 use super::operations::Operations;
@@ -157,6 +157,9 @@ impl<S: Store + Clone> Builder<S> {
         if let Some(until) = lease_until {
             shared.operations.extend_lease(until);
         }
+        let (phase, guarantee) = (shared.operations.record().phase, shared.queue.guarantee());
+        tracing::info!(migration = shared.settings.name, %phase, %guarantee, "dual write started");
+        shared.observers.emit(&Event::Started { phase, guarantee });
         spawn_workers(&shared);
         spawn_membership(&shared);
         Ok(DualWrite { shared, owner: Arc::new(Owner { stop }) })

@@ -27,7 +27,7 @@ pub struct MySqlOptions {
     pub(super) readers: u32,
     pub(super) write_timeout: Duration,
     pub(super) read_timeout: Duration,
-    pub(super) lock_timeout: Duration,
+    lock_timeout: Option<Duration>,
     pub(super) kill_overdue: Option<bool>,
 }
 
@@ -80,7 +80,7 @@ impl MySqlOptions {
             readers: 4,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(60),
-            lock_timeout: Duration::from_secs(2),
+            lock_timeout: None,
             kill_overdue: None,
         })
     }
@@ -116,10 +116,11 @@ impl MySqlOptions {
     }
 
     /// How long a statement waits for the lock of another transaction, from 1 s to the write timeout
-    /// rounded up to seconds. Default: 2 s. The server knows whole seconds only; the rest is rounded up.
+    /// rounded up to seconds. Default: 2 s, or that where it is shorter. The server knows whole seconds only;
+    /// the rest is rounded up.
     #[must_use]
     pub const fn lock_timeout(mut self, lock_timeout: Duration) -> Self {
-        self.lock_timeout = lock_timeout;
+        self.lock_timeout = Some(lock_timeout);
         self
     }
 
@@ -141,6 +142,13 @@ impl MySqlOptions {
         MySql::open(self).await
     }
 
+    /// How long a statement waits for a lock.
+    pub(super) fn longest_lock(&self) -> Duration {
+        self.lock_timeout.unwrap_or_else(|| {
+            Duration::from_secs(2).min(Duration::from_secs(whole_seconds(self.write_timeout)))
+        })
+    }
+
     fn check(&self) -> Result<()> {
         let range = |name: &str, value: u128, low: u128, high: u128, unit: &str| {
             if (low..=high).contains(&value) {
@@ -153,7 +161,7 @@ impl MySqlOptions {
         range("write_timeout", self.write_timeout.as_millis(), 100, 3_600_000, " ms")?;
         range("read_timeout", self.read_timeout.as_millis(), 100, 86_400_000, " ms")?;
         let longest = u128::from(whole_seconds(self.write_timeout)) * 1_000;
-        range("lock_timeout", self.lock_timeout.as_millis(), 1_000, longest, " ms")?;
+        range("lock_timeout", self.longest_lock().as_millis(), 1_000, longest, " ms")?;
         range("writers", u128::from(self.writers), 1, 256, "")?;
         range("readers", u128::from(self.readers), 1, 256, "")
     }

@@ -71,7 +71,7 @@ pub(super) enum Purpose {
 
 /// The statements that set up a connection.
 pub(super) fn setup(options: &MySqlOptions, server: &Server, purpose: Purpose) -> String {
-    let lock = whole_seconds(options.lock_timeout);
+    let lock = whole_seconds(options.longest_lock());
     let mut sql = format!(
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
          SET SESSION sql_mode = '{SQL_MODE}', time_zone = '+00:00', innodb_lock_wait_timeout = {lock}, \

@@ -21,11 +21,14 @@ const LONGEST_NAME: usize = 63;
 
 /// The notes that triggers make about one table.
 ///
-/// They see every writer and every row: bulk statements, COPY, what foreign keys do by themselves, and TRUNCATE,
-/// which becomes a note about every key. A statement costs one insert of all its keys, not one a row.
+/// They see every writer and every row: bulk statements, COPY, what foreign keys do by themselves, what logical
+/// replication brings, and TRUNCATE, which becomes a note about every key. A statement costs one insert of all its
+/// keys, not one a row.
 ///
-/// Rows of partitions that are written under the partition's own name, and writers that set
-/// `session_replication_role` to `replica`, are not seen.
+/// The triggers of a partitioned table are those of its partitions too, also of later ones, and see rows that are
+/// written under a partition's own name. They run once a row, because PostgreSQL does not hand whole statements
+/// to them. Not seen is a TRUNCATE of a partition under its own name, and partitions that are attached or detached
+/// with their rows.
 pub struct PgCapture<M> {
     store: TableStore<M>,
 }
@@ -204,19 +207,35 @@ fn install_sql<M: RowMapping>(store: &TableStore<M>) -> String {
             of(alias)
         )
     };
-    let gone = format!(" WHERE NOT EXISTS (SELECT 1 FROM zdm_new AS zdm_now WHERE {})", same.join(" AND "));
-    let bodies = [
-        note(DELETED, "zdm_gone", "zdm_was", ""),
-        note(WRITTEN, "zdm_new", "zdm_now", ""),
-        format!("INSERT INTO {notes} (zdm_what) VALUES ({EVERY_KEY});"),
-        note(DELETED, "zdm_gone", "zdm_was", &gone) + " " + &note(WRITTEN, "zdm_new", "zdm_now", ""),
-    ];
-    let tables = [
-        "REFERENCING OLD TABLE AS zdm_gone",
-        "REFERENCING NEW TABLE AS zdm_new",
-        "",
-        "REFERENCING OLD TABLE AS zdm_gone NEW TABLE AS zdm_new",
-    ];
+    let every_key = format!("INSERT INTO {notes} (zdm_what) VALUES ({EVERY_KEY});");
+    let statements = if table.shape.partitioned {
+        let note = |what: i16, alias: &str| {
+            format!("INSERT INTO {notes} (zdm_what, {columns}) VALUES ({what}, {});", of(alias))
+        };
+        let same = same.join(" AND ").replace("zdm_now.", "NEW.").replace("zdm_was.", "OLD.");
+        let (gone, come) = (note(DELETED, "OLD"), note(WRITTEN, "NEW"));
+        [
+            (gone.clone(), "FOR EACH ROW"),
+            (come.clone(), "FOR EACH ROW"),
+            (every_key, "FOR EACH STATEMENT"),
+            (format!("IF NOT ({same}) THEN {gone} END IF; {come}"), "FOR EACH ROW"),
+        ]
+    } else {
+        let gone =
+            format!(" WHERE NOT EXISTS (SELECT 1 FROM zdm_new AS zdm_now WHERE {})", same.join(" AND "));
+        [
+            (
+                note(DELETED, "zdm_gone", "zdm_was", ""),
+                "REFERENCING OLD TABLE AS zdm_gone FOR EACH STATEMENT",
+            ),
+            (note(WRITTEN, "zdm_new", "zdm_now", ""), "REFERENCING NEW TABLE AS zdm_new FOR EACH STATEMENT"),
+            (every_key, "FOR EACH STATEMENT"),
+            (
+                note(DELETED, "zdm_gone", "zdm_was", &gone) + " " + &note(WRITTEN, "zdm_new", "zdm_now", ""),
+                "REFERENCING OLD TABLE AS zdm_gone NEW TABLE AS zdm_new FOR EACH STATEMENT",
+            ),
+        ]
+    };
     let mut sql = format!(
         "CREATE TABLE IF NOT EXISTS {notes} AS SELECT 0::bigint AS zdm_id, 0::smallint AS zdm_what, {columns} \
          FROM {target} WITH NO DATA; "
@@ -229,14 +248,15 @@ fn install_sql<M: RowMapping>(store: &TableStore<M>) -> String {
         &made.replace("'{notes}'", &format!("'{}'", notes.replace('\'', "''"))).replace("{notes}", &notes),
     );
     for (at, event) in EVENTS.iter().enumerate() {
-        let (function, body, referencing) = (&functions[at], &bodies[at], tables[at]);
+        let (function, (body, each)) = (&functions[at], &statements[at]);
         // With the rights of whoever installs: the application need not be allowed to write notes.
         sql.push_str(&format!(
             "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER \
              SET search_path FROM CURRENT AS $zdm$ BEGIN \
              IF current_setting('zdm.mirroring', true) IS DISTINCT FROM 'on' THEN {body} END IF; RETURN NULL; END $zdm$; \
              DROP TRIGGER IF EXISTS {name} ON {target}; \
-             CREATE TRIGGER {name} AFTER {} ON {target} {referencing} FOR EACH STATEMENT EXECUTE FUNCTION {function}(); ",
+             CREATE TRIGGER {name} AFTER {} ON {target} {each} EXECUTE FUNCTION {function}(); \
+             ALTER TABLE {target} ENABLE ALWAYS TRIGGER {name}; ",
             event.to_uppercase(),
             name = quoted(&format!("zdm_capture_{event}")),
         ));

@@ -27,7 +27,7 @@ pub struct PostgresOptions {
     pub(super) readers: u32,
     pub(super) write_timeout: Duration,
     pub(super) read_timeout: Duration,
-    pub(super) lock_timeout: Duration,
+    lock_timeout: Option<Duration>,
 }
 
 impl fmt::Debug for PostgresOptions {
@@ -82,7 +82,7 @@ impl PostgresOptions {
             readers: 4,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(60),
-            lock_timeout: Duration::from_secs(2),
+            lock_timeout: None,
         })
     }
 
@@ -118,10 +118,10 @@ impl PostgresOptions {
     }
 
     /// How long a statement waits for the lock of another transaction, from 10 ms to the write timeout.
-    /// Default: 2 s.
+    /// Default: 2 s, or the write timeout where that is shorter.
     #[must_use]
     pub const fn lock_timeout(mut self, lock_timeout: Duration) -> Self {
-        self.lock_timeout = lock_timeout;
+        self.lock_timeout = Some(lock_timeout);
         self
     }
 
@@ -136,6 +136,11 @@ impl PostgresOptions {
         Postgres::open(self).await
     }
 
+    /// How long a statement waits for a lock.
+    pub(super) fn longest_lock(&self) -> Duration {
+        self.lock_timeout.unwrap_or_else(|| Duration::from_secs(2).min(self.write_timeout))
+    }
+
     fn check(&self) -> Result<()> {
         let range = |name: &str, value: u128, low: u128, high: u128, unit: &str| {
             if (low..=high).contains(&value) {
@@ -147,7 +152,7 @@ impl PostgresOptions {
         };
         range("write_timeout", self.write_timeout.as_millis(), 100, 3_600_000, " ms")?;
         range("read_timeout", self.read_timeout.as_millis(), 100, 86_400_000, " ms")?;
-        range("lock_timeout", self.lock_timeout.as_millis(), 10, self.write_timeout.as_millis(), " ms")?;
+        range("lock_timeout", self.longest_lock().as_millis(), 10, self.write_timeout.as_millis(), " ms")?;
         range("writers", u128::from(self.writers), 1, 256, "")?;
         range("readers", u128::from(self.readers), 1, 256, "")
     }

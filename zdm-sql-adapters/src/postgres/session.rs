@@ -36,7 +36,7 @@ pub(super) fn setup(options: &PostgresOptions, version: u32, purpose: Purpose) -
         }
     }
     .as_millis();
-    let (lock, silence) = (options.lock_timeout.as_millis(), options.write_timeout.as_millis());
+    let (lock, silence) = (options.longest_lock().as_millis(), options.write_timeout.as_millis());
     sql.push_str(&format!(
         "SET statement_timeout = {limit}; SET lock_timeout = {lock}; \
          SET idle_in_transaction_session_timeout = {silence}"

@@ -11,11 +11,7 @@ use crate::support::{Database, USERS, User, database_with, text, url};
 
 /// With a short settle time, which the suite waits for.
 async fn database(schema: &str) -> Database {
-    database_with(schema, |options| {
-        options.write_timeout(Duration::from_secs(1)).lock_timeout(Duration::from_secs(1))
-    })
-    .await
-    .unwrap()
+    database_with(schema, |options| options.write_timeout(Duration::from_secs(1))).await.unwrap()
 }
 
 /// Keeps the databases until the suite is through.

@@ -86,6 +86,42 @@ async fn every_writer_is_seen_bulk_statements_cascades_and_keys_that_change_incl
 }
 
 #[tokio::test]
+async fn partitions_are_seen_under_every_name_and_writers_that_turn_ordinary_triggers_off_too() {
+    let schema = "CREATE TABLE event (id INT NOT NULL, day INT NOT NULL, note TEXT, PRIMARY KEY (id, day)) \
+                  PARTITION BY RANGE (day); \
+                  CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM (0) TO (10)";
+    let Some(db) = database(schema).await else { return };
+    let events = PgCapture::install(&PgRows::discover(&db, "event").await.unwrap()).await.unwrap();
+    let mut other = db.other().await;
+    run(&mut other, "CREATE TABLE event_2 PARTITION OF event FOR VALUES FROM (10) TO (20)").await;
+    run(&mut other, "INSERT INTO event VALUES (1, 1, 'a'), (2, 11, 'b')").await;
+    run(&mut other, "INSERT INTO event_1 VALUES (3, 3, 'c'); INSERT INTO event_2 VALUES (4, 14, 'd')").await;
+    run(&mut other, "SET session_replication_role = replica; UPDATE event SET note = 'x' WHERE id = 1").await;
+    run(&mut other, "SET session_replication_role = DEFAULT; UPDATE event SET day = 12 WHERE id = 3").await;
+    run(&mut other, "UPDATE event_2 SET id = 5 WHERE id = 4; DELETE FROM event_2 WHERE id = 2").await;
+    let event = |id: i64, day: i64| key([Value::Integer(id), Value::Integer(day)]);
+    let expected = [
+        Touch::upsert(&event(1, 1)),
+        Touch::upsert(&event(2, 11)),
+        Touch::upsert(&event(3, 3)),
+        Touch::upsert(&event(4, 14)),
+        Touch::upsert(&event(1, 1)),
+        Touch::delete(&event(3, 3)),
+        Touch::upsert(&event(3, 12)),
+        Touch::delete(&event(4, 14)),
+        Touch::upsert(&event(5, 14)),
+        Touch::delete(&event(2, 11)),
+    ];
+    assert_eq!(touches(&events).await, sorted(expected));
+    let ids: Vec<i64> = events.notes(1_000).await.unwrap().iter().map(|note| note.id).collect();
+    events.forget(&ids).await.unwrap();
+    run(&mut other, "TRUNCATE event").await;
+    assert_eq!(touches(&events).await, sorted([Touch::range(KeyRange::all())]));
+    let table = PgRows::discover(&db, "event").await.unwrap();
+    assert_eq!(PgCapture::inspect(&table).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
 async fn what_the_library_mirrors_is_not_noted_and_what_the_application_writes_is() {
     let Some(db) = database(SCHEMA).await else { return };
     let users = PgRows::discover(&db, "\"the users\"").await.unwrap().with_fence().await.unwrap();

@@ -2,13 +2,21 @@
 
 use zdm_core::key::KeyRange;
 use zdm_core::store::{Digest, Store};
-use zdm_sql_adapters::postgres::PgRows;
+use zdm_sql_adapters::postgres::{PgRows, Postgres};
 use zdm_sql_adapters::table::{DynKey, Value};
 
 use crate::support::database;
 
 fn digest(store: &PgRows) -> &dyn Digest<Key = DynKey, Record = zdm_sql_adapters::table::DynRow> {
     store.capabilities().digest.unwrap()
+}
+
+/// Version 13 has no hash with a seed, and then no sums are offered.
+async fn without_sums(db: &Postgres, table: &str) -> bool {
+    let old = db.server_version() < 140_000;
+    let store = PgRows::discover(db, table).await.unwrap();
+    assert_eq!(store.capabilities().digest.is_none(), old);
+    old
 }
 
 fn key(id: i64) -> DynKey {
@@ -30,6 +38,9 @@ async fn equal_tables_have_equal_sums_and_every_difference_shows() {
     else {
         return;
     };
+    if without_sums(&db, "a").await {
+        return;
+    }
     let (a, b) = (PgRows::discover(&db, "a").await.unwrap(), PgRows::discover(&db, "b").await.unwrap());
     let (a, b) = (digest(&a), digest(&b));
     assert_eq!(a.digest_of(), b.digest_of());
@@ -73,6 +84,9 @@ async fn ranges_and_places_are_those_of_pages() {
     else {
         return;
     };
+    if without_sums(&db, "a").await {
+        return;
+    }
     let store = PgRows::discover(&db, "a").await.unwrap();
     let a = digest(&store);
     assert_eq!(a.nth_key(&KeyRange::all(), 1).await.unwrap(), Some(key(2)));

@@ -46,6 +46,8 @@ async fn every_failure_has_its_kind_and_says_what_refused() {
         ("SELEC 1", Kind::Invalid, "schema"),
     ] {
         let error = write(&db, sql).await.unwrap_err();
+        // Version 13 has no number of its own for a generated column.
+        let words = if words == "generated" && db.server_version() < 140_000 { "schema" } else { words };
         assert_eq!(error.kind(), kind, "{sql}: {error:?}");
         assert_eq!(error.certainty(), Certainty::NotApplied, "{sql}");
         assert!(error.to_string().contains(words), "{sql}: {error}");

@@ -140,13 +140,24 @@ fn identical(left: &Value, right: &Value) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_value_of_every_type_comes_back() {
-    let edges = edges();
-    let mut schema = TYPES.to_owned();
+    let Some(db) = database(TYPES).await else { return };
+    let mut edges = edges();
+    // Infinite numbers came with version 14, a scale outside the precision and the text form of the longest
+    // interval, by which rows are compared, with version 15.
+    let infinite = [decimal("Infinity"), decimal("-Infinity")];
+    edges.retain_mut(|(ty, values)| {
+        values.retain(|value| match value {
+            Value::Interval(interval) => interval.micros < i64::MAX || db.server_version() >= 150_000,
+            value => db.server_version() >= 140_000 || !infinite.contains(value),
+        });
+        db.server_version() >= 150_000 || !["numeric(3, -2)", "numeric(2, 4)"].contains(ty)
+    });
+    let mut schema = String::new();
     for (at, (ty, _)) in edges.iter().enumerate() {
         let ty = if *ty == "char" { "\"char\"" } else { ty };
         schema.push_str(&format!("CREATE TABLE t{at} (id int PRIMARY KEY, v {ty});"));
     }
-    let Some(db) = database(&schema).await else { return };
+    db.execute(schema).await.unwrap();
     for (at, (ty, values)) in edges.iter().enumerate() {
         let table = format!("t{at}");
         let things = PgRows::discover(&db, &table).await.unwrap();

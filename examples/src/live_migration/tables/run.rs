@@ -145,6 +145,7 @@ pub async fn run(options: &Options, wanted: &Move) -> Result<bool> {
         wanted.new,
         migration.phase()
     ));
+    display.say(&format!("guarantee: {}", migration.guarantee()));
     let plan = Plan { rollback: options.rollback, outage: options.outage, rows };
     let driven = {
         let drive = async {
