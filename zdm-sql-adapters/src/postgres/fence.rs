@@ -121,8 +121,10 @@ impl Sidecar<'_> {
         range: &KeyRange<KeyBytes>,
         probe: &str,
     ) -> Result<Option<(HashSet<KeyBytes>, bool)>> {
+        // OFFSET 0: newer pages are few and found by their stamps, all others are not looked at.
         let sql = format!(
-            "SELECT EXISTS (SELECT 1 FROM zdm_page WHERE table_name = $1 AND stamp > $2 AND above < $4 AND up_to > $3), \
+            "SELECT EXISTS (SELECT 1 FROM (SELECT above, up_to FROM zdm_page WHERE table_name = $1 AND stamp > $2 OFFSET 0) \
+             AS newer WHERE above < $4 AND up_to > $3), \
              ARRAY(SELECT key FROM zdm_stamp WHERE table_name = $1 AND stamp > $2 \
              AND ($5::bytea IS NULL OR key > $5) AND ($6::bytea IS NULL OR key <= $6)), {probe}"
         );

@@ -255,9 +255,15 @@ impl Table {
         )
     }
 
-    /// Whether a range holds a row.
+    /// Whether a range holds a row. In the order of the keys, or a server that has no statistics yet may walk the
+    /// whole table for a range that holds none.
     pub(super) fn probe(&self, bounds: [Option<&str>; 2]) -> String {
-        format!("EXISTS (SELECT 1 FROM {} AS zdm_old WHERE {})", self.only, self.within("zdm_old", bounds))
+        format!(
+            "(SELECT true FROM {} AS zdm_old WHERE {} ORDER BY {} LIMIT 1) IS NOT NULL",
+            self.only,
+            self.within("zdm_old", bounds),
+            self.ordered_key("zdm_old")
+        )
     }
 
     /// Upserts rows of a range that differ from what is there; those that are equal are only read.

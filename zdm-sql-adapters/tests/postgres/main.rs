@@ -14,6 +14,7 @@ mod digest;
 mod discovered;
 mod errors;
 mod fence;
+mod plans;
 mod queue;
 #[path = "../shared_queue/mod.rs"]
 mod shared_queue;
