@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zdm_core::clock::{Clock, SystemClock};
 use zdm_core::error::Result;
-use zdm_core::phase::{Coordinator, MemoryCoordinator, Phase};
+use zdm_core::phase::{Coordinator, MemoryCoordinator, Phase, Side};
 use zdm_core::queue::{EntryId, EntryState, MemoryQueue, WriteQueue};
 use zdm_core::report::{Event, Observer, Observers};
 use zdm_core::store::Store;
@@ -12,7 +12,7 @@ use zdm_core::store::Store;
 use super::operations::Operations;
 use super::taint::TaintWindow;
 use super::{DualWrite, Owner, Settings, Shared};
-use crate::handover::{Facts, join, spawn_membership};
+use crate::handover::{BeforeHandover, Facts, join, spawn_membership};
 use crate::poison::Poison;
 use crate::reconcile::{Circuit, spawn_workers};
 use crate::shadow::Shadow;
@@ -26,6 +26,7 @@ pub struct Builder<S> {
     phase: Phase,
     settings: Settings,
     observers: Vec<Arc<dyn Observer>>,
+    before_handover: Option<BeforeHandover>,
     clock: Arc<dyn Clock>,
 }
 
@@ -42,6 +43,7 @@ impl<S: Store + Clone> DualWrite<S> {
             phase: Phase::Off,
             settings: Settings::default(),
             observers: Vec::new(),
+            before_handover: None,
             clock: Arc::new(SystemClock),
         }
     }
@@ -88,6 +90,64 @@ impl<S: Store + Clone> Builder<S> {
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observers.push(observer);
+        self
+    }
+
+    /// A step of the application's own in every handover: both stores are equal, writes still wait, and the
+    /// new phase is not recorded yet. It is told which side will be the primary. This is the place to let
+    /// the sequences and auto-increment counters of that side count on above those of the other one: no
+    /// number can be given out meanwhile. Given twice, the last one counts. Default: none.
+    ///
+    /// The step runs in every handover, there and back, in the instance that makes the move. Its time counts
+    /// to [`Settings::handover_pause`]: what can be done earlier should be. An error of it gives the handover
+    /// up, as a panic does: nothing is recorded, writes go on at the old primary, and
+    /// [`advance`](DualWrite::advance) returns the error.
+    ///
+    /// It must be able to run again: a handover that is given up after it, because the record could not be
+    /// written, is made once more later, and what the step has done stands meanwhile. A counter that is
+    /// ahead does no harm. It must not write through this wrapper: such a write would wait for the
+    /// handover, and the handover for it.
+    ///
+    /// # Cancel safety
+    /// When the pause is over before the step is done, its future is dropped. What it has sent to a
+    /// database may take effect all the same, while writes go on at the old primary.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use zdm_core::{phase::{Gate, Phase, Side}, store::MemoryStore};
+    /// use zdm_dualwrite::{DualWrite, MoveRequest};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let (old, new) = (Arc::new(MemoryStore::<u64, String>::new()), Arc::new(MemoryStore::new()));
+    /// let counters = Arc::new([AtomicU64::new(41), AtomicU64::new(1)]);
+    /// let own = Arc::clone(&counters);
+    /// let users = DualWrite::builder(old, new)
+    ///     .phase(Phase::Shadow)
+    ///     .before_handover(move |next| {
+    ///         let [old, new] = [0, 1].map(|side| own[side].load(Ordering::SeqCst));
+    ///         let next = if next == Side::Old { &own[0] } else { &own[1] };
+    ///         next.store(old.max(new), Ordering::SeqCst);
+    ///         async { Ok(()) }
+    ///     })
+    ///     .start()
+    ///     .await?;
+    ///
+    /// let mut to_live = MoveRequest::to(Phase::Live);
+    /// for gate in [Gate::SurvivesACrash, Gate::BackfillComplete, Gate::Verified] {
+    ///     to_live = to_live.overriding(gate, "an example without rows");
+    /// }
+    /// users.advance_with(to_live).await?;
+    /// assert_eq!(counters[1].load(Ordering::SeqCst), 41);
+    /// # Ok::<_, zdm_core::Error>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn before_handover<F, D>(mut self, step: F) -> Self
+    where
+        F: Fn(Side) -> D + Send + Sync + 'static,
+        D: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.before_handover = Some(BeforeHandover::new(step));
         self
     }
 
@@ -144,6 +204,7 @@ impl<S: Store + Clone> Builder<S> {
             coordinator,
             settings: self.settings,
             observers: Observers::new(self.observers),
+            before_handover: self.before_handover,
             clock: self.clock,
             poison: Poison::default(),
             taint_window: TaintWindow::default(),

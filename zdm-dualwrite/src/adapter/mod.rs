@@ -25,7 +25,7 @@ use zdm_core::queue::{Direction, EntryId, QueueStats, WriteQueue};
 use zdm_core::report::Observers;
 use zdm_core::store::Store;
 
-use crate::handover::Facts;
+use crate::handover::{BeforeHandover, Facts};
 use crate::poison::Poison;
 use crate::reconcile::{Circuit, Safety};
 use crate::shadow::Shadow;
@@ -69,6 +69,7 @@ pub(crate) struct Shared<S> {
     pub(crate) operations: Arc<Operations>,
     pub(crate) settings: Settings,
     pub(crate) observers: Observers,
+    pub(crate) before_handover: Option<BeforeHandover>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) poison: Poison,
     pub(crate) circuit: Circuit,

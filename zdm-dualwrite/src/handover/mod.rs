@@ -15,7 +15,9 @@ mod facts;
 mod gates;
 mod membership;
 mod moves;
+mod step;
 
 pub(crate) use facts::{Backfilled, Facts, TouchedSince, Verified};
 pub(crate) use membership::{join, spawn_membership};
 pub use moves::{Advanced, MoveRequest};
+pub(crate) use step::BeforeHandover;

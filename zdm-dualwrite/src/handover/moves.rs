@@ -163,21 +163,13 @@ impl<S: Store + Clone> Shared<S> {
     }
 
     async fn hand_over(&self, from: &PhaseRecord, to: Phase, audit: Audit) -> Result<Advanced> {
-        let limit = self.settings.handover_pause;
         let direction = from.phase.routing().direction;
         let started = Instant::now();
         self.observers.emit(&Event::HandoverStarted { from: from.phase, to });
         let pause = self.operations.pause();
         let recorded = match self.announce(from, to).await {
             Ok(announced) => {
-                let ready = tokio::time::timeout(limit, async {
-                    self.members_drained(announced.epoch).await?;
-                    self.make_equal(direction).await
-                });
-                let ready = match ready.await {
-                    Ok(ready) => ready,
-                    Err(_) => Err(self.too_late(&announced).await),
-                };
+                let ready = self.make_ready(&announced, direction, to, started).await;
                 let recorded = match ready {
                     Ok(()) => self.record_handover(&announced, to, audit).await,
                     Err(error) => Err(error),
@@ -203,6 +195,38 @@ impl<S: Store + Clone> Shared<S> {
                 drop(pause);
                 self.observers.emit(&Event::HandoverAborted { reason: error.to_string() });
                 Err(error)
+            }
+        }
+    }
+
+    /// Waits until both stores are equal, and lets the application do what has to be done then. Both have
+    /// the pause together, and come to an end before anything is recorded.
+    async fn make_ready(
+        &self,
+        announced: &PhaseRecord,
+        direction: Option<Direction>,
+        to: Phase,
+        started: Instant,
+    ) -> Result<()> {
+        let deadline = started + self.settings.handover_pause;
+        let equal = async {
+            self.members_drained(announced.epoch).await?;
+            self.make_equal(direction).await
+        };
+        match tokio::time::timeout_at(deadline, equal).await {
+            Ok(equal) => equal?,
+            Err(_) => return Err(self.too_late(announced).await),
+        }
+        let Some(step) = &self.before_handover else { return Ok(()) };
+        match tokio::time::timeout_at(deadline, step.run(to.routing().primary)).await {
+            Ok(done) => done,
+            Err(_) => {
+                let message = format!(
+                    "the handover was given up after {:?}: the application's step before the handover was \
+                     not done yet",
+                    self.settings.handover_pause
+                );
+                Err(Error::new(Kind::Limit, message))
             }
         }
     }
