@@ -206,9 +206,9 @@ async fn among_several_instances_a_failed_step_withdraws_the_announcement() {
         let builder = DualWrite::builder(Arc::clone(&old), Arc::clone(&new)).settings(settings);
         let builder = builder.coordinator(Arc::clone(&coordinator) as _);
         match fails {
-            Some(fails) => builder.before_handover(move |_| async move {
-                if fails { panic!("played") } else { Ok(()) }
-            }),
+            Some(fails) => {
+                builder.before_handover(move |_| async move { if fails { panic!("played") } else { Ok(()) } })
+            }
             None => builder,
         }
         .start()

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use zdm_core::checkpoint::{CheckpointStore, FileCheckpoints};
 use zdm_core::error::Kind;
 use zdm_core::key::Key;
-use zdm_core::phase::{Coordinator, FileCoordinator, Percent, Phase};
+use zdm_core::phase::{Coordinator, FileCoordinator, Percent, Phase, Side};
 use zdm_core::queue::{EntryState, Guarantee};
 use zdm_core::report::{Event, Progress, RunState};
 use zdm_core::store::{DynStore, Record, Store, StoreExt};
@@ -56,8 +56,9 @@ pub trait Databases: Send + Sync {
         Ok(())
     }
 
-    /// The primary role is about to move, or has just moved, to the side of a phase: time for counters.
-    async fn handing_over(&self, _to: Phase, _done: bool) -> Result<()> {
+    /// Writes wait and both databases are equal, because the primary role moves to a side: time to let its
+    /// counters count on above those of the other one.
+    async fn handing_over(&self, _next: Side) -> zdm_core::Result<()> {
         Ok(())
     }
 
@@ -121,12 +122,16 @@ impl<K: Key, R: Record> Migration<K, R> {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let mut settings = Settings::default();
         settings.name = name.to_owned();
-        let watching = Arc::clone(&seen);
+        let (watching, counting) = (Arc::clone(&seen), Arc::clone(&databases));
         let records = DualWrite::builder(old, new.into_dyn())
             .queue(queue)
             .coordinator(coordinator)
             .settings(settings)
             .observer(Arc::new(move |event: &Event| lock(&watching).observe(event)))
+            .before_handover(move |next| {
+                let databases = Arc::clone(&counting);
+                async move { databases.handing_over(next).await }
+            })
             .start()
             .await
             .doing(failed)?;
@@ -324,10 +329,6 @@ impl<K: Key, R: Record> Migration<K, R> {
 
     async fn advance(&self, to: Phase) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        let hands_over = self.phase().routing().primary != to.routing().primary;
-        if hands_over {
-            self.databases.handing_over(to, false).await?;
-        }
         loop {
             match self.records.advance(to).await {
                 Ok(_) => break,
@@ -341,9 +342,6 @@ impl<K: Key, R: Record> Migration<K, R> {
                 }
                 Err(error) => return Err(error).doing(|| format!("the move to {to} is not possible")),
             }
-        }
-        if hands_over {
-            self.databases.handing_over(to, true).await?;
         }
         if to == Phase::Live {
             self.was_live.store(true, Ordering::SeqCst);

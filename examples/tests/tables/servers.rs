@@ -98,6 +98,26 @@ fn every_type_comes_home_from_every_database_as_it_was() {
 }
 
 #[test]
+fn counters_go_on_right_after_the_last_number_that_was_given_out() {
+    let (Some(postgres), Some(mysql)) = (Database::create(Postgres), Database::create(MySql)) else { return };
+    let (Some(last), Some(there)) = (Database::create(Postgres), Database::create(Postgres)) else { return };
+    // Drawn, and no row has them.
+    postgres.execute(
+        "CREATE TABLE t (id SERIAL PRIMARY KEY, v INT); INSERT INTO t (v) VALUES (1); SELECT setval('t_id_seq', 500)",
+    );
+    let quiet = ["--writes-per-second", "0", "--readers", "0"];
+    move_on(&postgres.url, &mysql.url, &quiet);
+    mysql.execute("INSERT INTO t (v) VALUES (2); DELETE FROM t WHERE v = 2");
+    move_on(&mysql.url, &last.url, &quiet);
+    last.execute("INSERT INTO t (v) VALUES (3)");
+    assert_eq!(last.texts("SELECT id::text FROM t ORDER BY id"), ["1", "502"]);
+
+    // On the way back, too: the sequence is past what was written at the new primary meanwhile.
+    move_on(&last.url, &there.url, &["--rollback", "--writes-per-second", "200", "--readers", "0"]);
+    assert_eq!(last.texts("SELECT (nextval('t_id_seq') > 510)::text"), ["true"]);
+}
+
+#[test]
 fn what_a_server_cannot_take_is_refused_or_set_aside() {
     let (Some(postgres), Some(mysql)) = (Database::create(Postgres), Database::create(MySql)) else { return };
     postgres.execute("CREATE TABLE loose (a INT); CREATE TABLE t (id INT PRIMARY KEY, r DOUBLE PRECISION)");

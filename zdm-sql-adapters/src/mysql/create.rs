@@ -88,11 +88,15 @@ impl MySql {
     pub async fn advance_auto_increment(&self, table: &str, past: u64) -> Result<Option<u64>> {
         let shape = self.shape(table).await?;
         let Some(column) = shape.columns.iter().find(|column| column.counted) else { return Ok(None) };
-        let greatest = self.greatest(&shape, &column.name).await?;
-        let next = greatest.max(past).max(self.given_out(&shape).await?).checked_add(1);
-        let next = next.ok_or_else(|| {
+        let given_out = self.given_out(&shape).await?;
+        let last = self.greatest(&shape, &column.name).await?.max(past).max(given_out);
+        let next = last.checked_add(1).ok_or_else(|| {
             invalid(format!("the column {} of table {table} has no room above {past}", column.name))
         })?;
+        if last == given_out {
+            // It does so by itself; an ALTER would wait for every reader of the table.
+            return Ok(Some(next));
+        }
         self.execute(format!("ALTER TABLE {} AUTO_INCREMENT = {next}", shape.quoted())).await?;
         Ok(Some(next))
     }

@@ -1,6 +1,7 @@
 //! Tables as others can make the like of them, and tables made like others.
 
 use sqlx::AssertSqlSafe;
+use sqlx::sqlite::SqliteConnection;
 use zdm_core::error::Result;
 
 use super::Sqlite;
@@ -125,23 +126,80 @@ impl Sqlite {
         made(shape)
     }
 
-    /// The greatest value in the key column that SQLite counts up, and so the last it may have given out.
-    /// `None` when the table has no such column. It counts on above it by itself, so nothing has to be
-    /// advanced here.
+    /// The last value that SQLite has given out in the key column that it counts up, as far as it knows: the
+    /// greatest there is, and with AUTOINCREMENT the greatest there ever was. `None` when the table has no
+    /// such column.
     ///
     /// # Errors
     /// `Kind::Invalid` when there is no such table.
     pub async fn last_counted(&self, table: &str) -> Result<Option<u64>> {
         let mut connection = self.reader().await?;
         let shape = Shape::read(&mut connection, table).await?;
-        let Some(column) = &shape.rowid else { return Ok(None) };
-        let sql = format!("SELECT coalesce(max({}), 0) FROM {}", quoted(column), quoted(&shape.table));
-        let greatest: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(|error| classify(error, &format!("looking for the greatest key of table {table}")))?;
-        Ok(Some(u64::try_from(greatest).unwrap_or_default()))
+        last_counted(&mut connection, &shape).await
     }
+
+    /// Lets SQLite count on above `past` and above every value there is: after a handover, above the last
+    /// value that the old side gave out. Returns the next value. `None` when the table has no AUTOINCREMENT
+    /// column: without that word SQLite counts on above the greatest key that there is, and may give out
+    /// again the number of a row that is gone.
+    ///
+    /// # Errors
+    /// `Kind::Invalid` when there is no such table, or no room above.
+    ///
+    /// # Cancel safety
+    /// As [`write`](Self::write): the counter may have moved, which does no harm.
+    pub async fn advance_autoincrement(&self, table: &str, past: u64) -> Result<Option<u64>> {
+        let table = table.to_owned();
+        self.write(move |connection| {
+            Box::pin(async move {
+                let shape = Shape::read(connection, &table).await?;
+                if !shape.autoincrement {
+                    return Ok(None);
+                }
+                let last = last_counted(connection, &shape).await?.unwrap_or_default().max(past);
+                let signed = i64::try_from(last).ok().filter(|last| *last < i64::MAX).ok_or_else(|| {
+                    invalid(format!("the key column of table {table} has no room above {last}"))
+                })?;
+                let doing = |error| classify(error, &format!("advancing the counter of table {table}"));
+                let moved = sqlx::query("UPDATE sqlite_sequence SET seq = ?2 WHERE name = ?1")
+                    .bind(&shape.table)
+                    .bind(signed)
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(doing)?;
+                // A table that never had a row has no counter yet.
+                if moved.rows_affected() == 0 {
+                    sqlx::query("INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)")
+                        .bind(&shape.table)
+                        .bind(signed)
+                        .execute(&mut *connection)
+                        .await
+                        .map_err(doing)?;
+                }
+                Ok(Some(last + 1))
+            })
+        })
+        .await
+    }
+}
+
+async fn last_counted(connection: &mut SqliteConnection, shape: &Shape) -> Result<Option<u64>> {
+    let Some(column) = &shape.rowid else { return Ok(None) };
+    let ever = if shape.autoincrement {
+        "coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = ?1), 0)"
+    } else {
+        "0"
+    };
+    let sql = format!(
+        "SELECT max(coalesce((SELECT max({}) FROM {}), 0), {ever})",
+        quoted(column),
+        quoted(&shape.table)
+    );
+    let greatest: i64 =
+        sqlx::query_scalar(AssertSqlSafe(sql)).bind(&shape.table).fetch_one(connection).await.map_err(
+            |error| classify(error, &format!("looking for the greatest key of table {}", shape.table)),
+        )?;
+    Ok(Some(u64::try_from(greatest).unwrap_or_default()))
 }
 
 fn described(shape: &Shape, column: &Column) -> ColumnShape {

@@ -78,6 +78,8 @@ pub(super) struct Shape {
     pub(super) linked: bool,
     /// The column that is the rowid, which has no index of its own.
     pub(super) rowid: Option<String>,
+    /// Whether SQLite keeps a counter for it.
+    pub(super) autoincrement: bool,
     utf8: bool,
 }
 
@@ -193,8 +195,20 @@ impl Shape {
         .bind(&table)
         .fetch_one(&mut *connection)
         .await?;
+        let sql: String =
+            sqlx::query_scalar("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1")
+                .bind(&table)
+                .fetch_one(&mut *connection)
+                .await?;
+        // The table of counters comes with the first such column. The word in a comment, in the end,
+        // makes a counter that nobody reads.
+        let counters: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence')")
+                .fetch_one(&mut *connection)
+                .await?;
+        let autoincrement = counters && rowid.is_some() && sql.to_ascii_uppercase().contains("AUTOINCREMENT");
         let utf8 = encoding == "UTF-8";
-        Ok(Ok(Self { table, strict, columns, uniques, foreign_keys, linked, rowid, utf8 }))
+        Ok(Ok(Self { table, strict, columns, uniques, foreign_keys, linked, rowid, autoincrement, utf8 }))
     }
 
     pub(super) fn column(&self, name: &str) -> Result<&Column> {

@@ -178,3 +178,26 @@ async fn a_table_made_like_another_is_described_like_it() {
     assert_eq!(db.last_counted("parent").await.unwrap(), Some(41));
     assert_eq!(db.last_counted("the child").await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn a_counter_goes_on_above_what_the_other_side_gave_out() {
+    let db = database(
+        "CREATE TABLE plain (id INTEGER PRIMARY KEY, v TEXT); \
+         CREATE TABLE \"Never Again\" (id INTEGER PRIMARY KEY AUTOINCREMENT, v TEXT)",
+    )
+    .await;
+    // The table of counters is there, but holds none of this table yet.
+    assert_eq!(db.last_counted("never again").await.unwrap(), Some(0));
+    assert_eq!(db.advance_autoincrement("Never Again", 7).await.unwrap(), Some(8));
+    db.execute("INSERT INTO \"Never Again\" (v) VALUES ('a'); DELETE FROM \"Never Again\"").await.unwrap();
+    assert_eq!(db.last_counted("Never Again").await.unwrap(), Some(8), "given out, though it is gone");
+    // Never back.
+    assert_eq!(db.advance_autoincrement("never again", 3).await.unwrap(), Some(9));
+    assert_eq!(db.advance_autoincrement("never again", 100).await.unwrap(), Some(101));
+    db.execute("INSERT INTO \"Never Again\" (v) VALUES ('b')").await.unwrap();
+    assert_eq!(db.last_counted("Never Again").await.unwrap(), Some(101));
+    assert_eq!(db.advance_autoincrement("plain", 100).await.unwrap(), None);
+    let full = db.advance_autoincrement("Never Again", u64::MAX).await.unwrap_err();
+    assert!(full.to_string().contains("no room above"), "{full}");
+    assert!(db.advance_autoincrement("nowhere", 1).await.is_err());
+}

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use zdm_core::error::Kind;
-use zdm_core::phase::{Phase, Side as Role};
+use zdm_core::phase::Side as Role;
 use zdm_core::store::StoreExt;
 use zdm_sql_adapters::table::TableShape;
 
@@ -29,9 +30,8 @@ use super::side::{self, Side};
 use super::traffic::{Client, Traffic, shapes};
 
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
-/// Numbers that the new side leaves free above those that the old side has given out before the handover,
-/// because some more may be given out until it is done.
-const HEADROOM: u64 = 1_000;
+/// How many counters are advanced side by side.
+const COUNTERS: usize = 4;
 /// How often a statement is tried that rows under way stand against.
 const TRIES: u32 = 40;
 const TRY_PAUSE: Duration = Duration::from_millis(250);
@@ -226,6 +226,12 @@ impl Both {
     }
 }
 
+async fn count_on(from: Arc<dyn Side>, to: Arc<dyn Side>, table: String) -> zdm_core::Result<()> {
+    let doing = |error: zdm_core::Error| error.context(format!("the counter of table {table}"));
+    let past = from.counted(&table).await.map_err(doing)?.unwrap_or_default();
+    to.count_on_above(&table, past).await.map_err(doing)
+}
+
 #[async_trait]
 impl Databases for Both {
     async fn loaded(&self) -> Result<()> {
@@ -243,23 +249,13 @@ impl Databases for Both {
         Ok(())
     }
 
-    async fn handing_over(&self, to: Phase, done: bool) -> Result<()> {
-        let new_is_next = to.routing().primary == Role::New;
+    async fn handing_over(&self, next: Role) -> zdm_core::Result<()> {
+        let new_is_next = next == Role::New;
         let (from, to) = if new_is_next { (&self.old, &self.new) } else { (&self.new, &self.old) };
-        for (table, old_counts, new_counts) in &self.tables {
-            let counts = if new_is_next { new_counts } else { old_counts };
-            if !counts {
-                continue;
-            }
-            let failed = || format!("the counter of table {table} cannot be advanced");
-            let mut past = 0;
-            for side in [from, to] {
-                past = past.max(side.counted(table).await.doing(failed)?.unwrap_or_default());
-            }
-            let past = if done { past } else { past + HEADROOM };
-            to.count_on_above(table, past).await.doing(failed)?;
-        }
-        Ok(())
+        let counting = self.tables.iter().filter(|(_, old, new)| if new_is_next { *new } else { *old });
+        let counting: Vec<_> = counting.map(|(table, ..)| table.clone()).collect();
+        let advanced = counting.into_iter().map(|table| count_on(Arc::clone(from), Arc::clone(to), table));
+        stream::iter(advanced).buffer_unordered(COUNTERS).try_collect().await
     }
 
     async fn close(&self) {

@@ -58,7 +58,7 @@ pub trait Side: Send + Sync {
     /// The last number that the database has counted up to in a table, if it counts.
     async fn counted(&self, table: &str) -> zdm_core::Result<Option<u64>>;
 
-    /// Lets it count on above a number, where it has to be told.
+    /// Lets it count on above a number, and above all that it has given out itself.
     async fn count_on_above(&self, table: &str, past: u64) -> zdm_core::Result<()>;
 
     /// Reads every row with SQL of its own, for the checker: nothing of the stores takes part.

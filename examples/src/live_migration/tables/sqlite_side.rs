@@ -74,9 +74,8 @@ impl Side for SqliteSide {
         self.database.last_counted(table).await
     }
 
-    async fn count_on_above(&self, _table: &str, _past: u64) -> zdm_core::Result<()> {
-        // SQLite counts on above the greatest key by itself.
-        Ok(())
+    async fn count_on_above(&self, table: &str, past: u64) -> zdm_core::Result<()> {
+        self.database.advance_autoincrement(table, past).await.map(|_| ())
     }
 
     async fn read(&self, table: &str, columns: &[(String, ColumnType)], take: TakeRow<'_>) -> Result<()> {
