@@ -153,7 +153,8 @@ install_packages() { # PACKAGE ...
         {
             "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
                 "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
-        } || fail "the packages $* could not be installed"
+        } || fail "the packages $* could not be installed; what apt-get says is above" \
+            "install them yourself, or give servers by ZDM_TEST_POSTGRES_URL and ZDM_TEST_MYSQL_URL, or run ./test.sh --embedded"
 }
 
 # Starts a server until it answers; tries other ports if somebody took the chosen one meanwhile.
@@ -179,7 +180,7 @@ start() { # NAME LOG
 
 start_postgres() {
     (become "$postgres_user" "$postgres_bin/postgres" -D "$servers/postgres/data" -p "$1" -k "$servers/postgres" \
-        -c listen_addresses=127.0.0.1 -c max_connections=300 -c log_min_messages=fatal) \
+        -c listen_addresses=127.0.0.1 -c max_connections=1000 -c log_min_messages=fatal) \
         >>"$servers/postgres.log" 2>&1 </dev/null &
     started=$!
     postgres_pid=$started
@@ -188,7 +189,7 @@ start_postgres() {
 start_mariadb() {
     (become "$mariadb_user" "$mariadb_server" --no-defaults --datadir="$servers/mariadb/data" --port="$1" \
         --bind-address=127.0.0.1 --socket="$servers/mariadb/socket" --pid-file="$servers/mariadb/pid" \
-        --init-file="$servers/mariadb/init.sql" --skip-name-resolve --max-connections=300 --skip-log-bin) \
+        --init-file="$servers/mariadb/init.sql" --skip-name-resolve --max-connections=2000 --skip-log-bin) \
         >>"$servers/mariadb.log" 2>&1 </dev/null &
     started=$!
     mariadb_pid=$started
