@@ -31,6 +31,10 @@ pub(super) const BEGIN_MIRRORING: &str =
 /// The variable that silences the triggers of capture.
 pub(super) const MIRRORING: &str = "zdm_mirroring";
 
+/// How many bytes of a text are looked at when rows are sorted. By its own default the server looks at 1024,
+/// and rows whose keys begin alike would come in any order, and some of them never.
+pub(super) const LONGEST_KEY: u64 = 65_535;
+
 /// What the server is.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
@@ -73,14 +77,21 @@ pub(super) enum Purpose {
 pub(super) fn setup(options: &MySqlOptions, server: &Server, purpose: Purpose) -> String {
     let lock = whole_seconds(options.longest_lock());
     let mut sql = format!(
-        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
          SET SESSION sql_mode = '{SQL_MODE}', time_zone = '+00:00', innodb_lock_wait_timeout = {lock}, \
-         autocommit = 1, foreign_key_checks = 1, unique_checks = 1"
+         autocommit = 1, foreign_key_checks = 1, unique_checks = 1, sql_safe_updates = 0, \
+         sql_select_limit = 18446744073709551615, sql_big_selects = 1, completion_type = 0, \
+         max_sort_length = {LONGEST_KEY}"
     );
+    if server.mariadb {
+        sql.push_str(", check_constraint_checks = 1");
+    }
     let limit = match purpose {
         Purpose::Write => options.write_timeout,
         Purpose::Read => options.read_timeout,
-        Purpose::Schema => return sql,
+        Purpose::Schema => {
+            return sql + if server.mariadb { ", max_statement_time = 0" } else { "" };
+        }
     };
     let silence = whole_seconds(options.write_timeout);
     if server.mariadb {

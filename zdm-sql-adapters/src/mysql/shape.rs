@@ -3,6 +3,7 @@ use zdm_core::error::{Error, Kind, Result};
 
 use super::classify::classify;
 use super::native::{Declared, Native};
+use super::session::LONGEST_KEY;
 use crate::table::KeyClass;
 
 /// A column of a table.
@@ -385,6 +386,14 @@ impl Shape {
                 );
                 return Err(invalid(message));
             }
+            if column.longest() > LONGEST_KEY {
+                let message = format!(
+                    "the key column {name} of table {table} is declared {}, and rows can be sorted by {LONGEST_KEY} \
+                     bytes at most; use another key",
+                    column.declared
+                );
+                return Err(invalid(message));
+            }
             let class = *classes.get(index).or(classes.last()).unwrap_or(&KeyClass::Any);
             let fits = match (class, &column.native) {
                 (_, Native::Json | Native::Address(_) | Native::Other(_)) => false,
@@ -461,6 +470,16 @@ impl Column {
     /// Whether its texts are in another character set than those that are compared with them.
     pub(super) fn is_converted(&self) -> bool {
         self.charset.as_deref().is_some_and(|charset| charset != "utf8mb4")
+    }
+
+    /// How many bytes a value may have, texts in UTF-8.
+    const fn longest(&self) -> u64 {
+        match self.native {
+            Native::Text { max, in_bytes: true, utf8: true, .. } | Native::Bytes { max, .. } => max,
+            Native::Text { max, utf8: true, .. } => max * 4,
+            Native::Text { max, .. } => max * 3,
+            _ => 0,
+        }
     }
 
     /// The column as the bytes of its text, in UTF-8.

@@ -10,7 +10,7 @@ use zdm_core::store::{Bulk, Change, Scan, Store};
 use zdm_sql_adapters::mysql::{MyRows, MyTable, TableStore};
 use zdm_sql_adapters::table::{DynKey, DynRow, RowMapping, RowReader, RowWriter, TableMapping, Value};
 
-use crate::support::{Database, USERS, database, text, user, users};
+use crate::support::{Database, USERS, database, put_row, text, user, users};
 
 /// Walks a table with pages of `limit` over `parts` ranges.
 async fn walk<M: RowMapping>(table: &TableStore<M>, limit: usize, parts: usize) -> Vec<M::Key> {
@@ -160,6 +160,38 @@ async fn pages_use_the_index() {
         db.execute(format!("ANALYZE TABLE {name}")).await.unwrap();
         let looked = looked_at(&db, &table, &DynKey::new(make(2_020)).unwrap()).await;
         assert!(looked < 40, "a page of 10 rows over {columns} looked at {looked}");
+    }
+}
+
+/// The server sorts by the first 1024 bytes of a text unless it is told otherwise, and a page that ends between
+/// keys which it takes for equal would pass over the others.
+#[tokio::test]
+async fn long_keys_that_begin_alike_are_all_met() {
+    let Some(db) = database("").await else { return };
+    for (at, (charset, collation)) in
+        [("utf8mb4", "general_ci"), ("utf8mb4", "bin"), ("utf16", "general_ci")].into_iter().enumerate()
+    {
+        let name = format!("words{at}");
+        db.execute(format!(
+            "CREATE TABLE {name} (word VARCHAR(700) CHARACTER SET {charset} COLLATE {charset}_{collation} PRIMARY KEY)"
+        ))
+        .await
+        .unwrap();
+        let table = MyRows::discover(&db, &name).await.unwrap();
+        let mut words: Vec<String> =
+            (0..20).map(|n| format!("{}{:02}\t", "🦀".repeat(260), n * 7 % 20)).collect();
+        let changes: Vec<_> = words.iter().map(|word| put_row(&table, vec![text(word)])).collect();
+        table.apply(&changes).await.unwrap();
+        words.sort();
+        let keys: Vec<_> = words.iter().map(|word| DynKey::new([text(word)]).unwrap()).collect();
+        for (limit, parts) in [(3, 1), (100, 1), (5, 3)] {
+            assert_eq!(walk(&table, limit, parts).await, keys, "{charset}_{collation}, limit {limit}");
+        }
+    }
+    if db.server_version().contains("MariaDB") {
+        db.execute("CREATE TABLE vast (word MEDIUMTEXT NOT NULL UNIQUE)").await.unwrap();
+        let error = MyRows::discover(&db, "vast").await.unwrap_err();
+        assert!(error.to_string().contains("word") && error.to_string().contains("65535"), "{error}");
     }
 }
 
