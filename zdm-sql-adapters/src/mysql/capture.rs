@@ -39,8 +39,13 @@ pub struct MySqlCapture<M> {
 /// One trigger.
 struct Trigger {
     name: String,
+    /// The table that it stands on.
+    on: String,
     sql: String,
 }
+
+/// The names of triggers, and the tables that they stand on.
+type Standing = Vec<(String, String)>;
 
 impl<M: RowMapping> MySqlCapture<M> {
     /// Makes the table of notes and the triggers. Those that are there stay, so that no write slips through
@@ -67,7 +72,7 @@ impl<M: RowMapping> MySqlCapture<M> {
             sql.push_str(";\n");
         }
         db.execute(sql).await?;
-        Ok(Self { store: store.clone() })
+        Self::open(store).await
     }
 
     /// The notes of a table whose triggers are there.
@@ -93,9 +98,10 @@ impl<M: RowMapping> MySqlCapture<M> {
     /// # Errors
     /// Whatever the server says.
     pub async fn inspect(store: &TableStore<M>) -> Result<Vec<String>> {
-        let wanted: Vec<String> = triggers(store).await?.into_iter().map(|trigger| trigger.name).collect();
-        let standing = standing(store.database()).await?;
-        Ok(standing.into_iter().filter(|name| wanted.contains(name)).collect())
+        let wanted: Standing =
+            triggers(store).await?.into_iter().map(|trigger| (trigger.name, trigger.on)).collect();
+        let standing = on_tables(store.database()).await?;
+        Ok(standing.into_iter().filter(|found| wanted.contains(found)).map(|(name, _)| name).collect())
     }
 
     /// Removes the triggers and the table of notes.
@@ -169,11 +175,13 @@ impl<M: RowMapping> CaptureSource for MySqlCapture<M> {
 /// A name that the server takes, the same each time.
 fn name(parts: &[&str]) -> String {
     let whole = parts.join("_");
-    if whole.len() <= LONGEST_NAME {
-        return whole;
-    }
-    let hash = murmur3_32(whole.as_bytes(), 0);
-    let kept: String = whole.chars().take(50).collect();
+    if whole.len() <= LONGEST_NAME { whole } else { hashed_name(parts) }
+}
+
+/// As [`name`], of parts that may have the mark between them in themselves: `a_b` and `c` are not `a` and `b_c`.
+fn hashed_name(parts: &[&str]) -> String {
+    let hash = murmur3_32(parts.join("\0").as_bytes(), 0);
+    let kept: String = parts.join("_").chars().take(50).collect();
     let kept = if kept.len() > 54 { parts[0].to_owned() } else { kept };
     format!("{kept}_{hash:08x}")
 }
@@ -190,6 +198,21 @@ pub(super) async fn standing(db: &MySql) -> Result<Vec<String>> {
                 WHERE trigger_schema = ? AND trigger_name LIKE 'zdm\\_capture\\_%'",
     )
     .await
+}
+
+/// Every trigger of capture in the database, and the tables that they stand on.
+async fn on_tables(db: &MySql) -> Result<Standing> {
+    let mut reader = db.reader().await?;
+    let found = sqlx::query_as(
+        "SELECT CONVERT(trigger_name USING utf8mb4), CONVERT(event_object_table USING utf8mb4) \
+         FROM information_schema.triggers WHERE trigger_schema = ? AND trigger_name LIKE 'zdm\\_capture\\_%'",
+    )
+    .bind(db.name().to_owned())
+    .fetch_all(&mut *reader)
+    .await
+    .map_err(|error| classify(error, "looking for triggers"))?;
+    reader.release();
+    Ok(found)
 }
 
 /// Every table of notes in the database.
@@ -240,68 +263,135 @@ async fn triggers<M: RowMapping>(store: &TableStore<M>) -> Result<Vec<Trigger>> 
         ("update", note("OLD", true, &moved) + " " + &note("NEW", false, "")),
         ("delete", note("OLD", true, "")),
     ];
-    let make = |event: &str, timing: &str, on: &str, label: &str, body: &str| {
-        let name = name(&["zdm_capture", event, &shape.table, label]);
+    let make = |event: &str, timing: &str, on: &Shape, name: String, body: &str| {
         let sql = format!(
-            "CREATE TRIGGER IF NOT EXISTS {} {timing} {} ON {on} FOR EACH ROW BEGIN IF @{} IS NULL THEN {body} END IF; END",
+            "CREATE TRIGGER IF NOT EXISTS {} {timing} {} ON {} FOR EACH ROW BEGIN IF @{} IS NULL THEN {body} END IF; END",
             quoted(&name),
             event.to_uppercase(),
+            on.quoted(),
             session::MIRRORING
         );
-        Trigger { name, sql }
+        Trigger { name, on: on.table.clone(), sql }
     };
-    let mut triggers: Vec<Trigger> =
-        bodies.iter().map(|(event, body)| make(event, "AFTER", &shape.quoted(), "", body)).collect();
+    let mut triggers: Vec<Trigger> = bodies
+        .iter()
+        .map(|(event, body)| {
+            make(event, "AFTER", shape, name(&["zdm_capture", event, &shape.table, ""]), body)
+        })
+        .collect();
 
-    // Upwards from the table: for each way, the joins that lead from a row above to rows of this one.
-    let own: Vec<_> = key.iter().map(|column| format!("zdm_0.{column}")).collect();
-    let mut ways = vec![(shape.clone(), format!("{} AS zdm_0", shape.quoted()), 0_usize)];
+    let fallen = |way: &[(Shape, ForeignKey)], above: &Shape| {
+        format!("INSERT INTO {notes} (zdm_deleted, {}) {};", key.join(", "), falling(way, above, &key))
+    };
+    // A table that refers to itself: what goes with a row of its own.
+    if own_ties(shape).next().is_some() {
+        let name = hashed_name(&["zdm_capture", "delete", &shape.table, &shape.table]);
+        triggers.push(make("delete", "BEFORE", shape, name, &fallen(&[], shape)));
+    }
+    // Upwards from the table, along foreign keys that act by themselves.
+    let mut ways: Vec<(Vec<(Shape, ForeignKey)>, Shape)> = vec![(Vec::new(), shape.clone())];
     let mut reader = store.database().reader().await?;
-    while let Some((below, joins, step)) = ways.pop() {
+    while let Some((way, below)) = ways.pop() {
         for (number, tie) in below.foreign_keys.iter().enumerate() {
-            let acts = |action: &str| !matches!(action, "RESTRICT" | "NO ACTION");
             let (deletes, updates) = (acts(&tie.on_delete), acts(&tie.on_update));
-            if !deletes && !updates {
+            if !deletes && !updates || refers_to(tie, &below) {
                 continue;
             }
+            let step = way.len();
             if step == MOST_STEPS {
                 let message =
                     format!("rows of table {} depend on more than {MOST_STEPS} tables above", table.name());
                 return Err(invalid(message));
             }
             let above = parent(&mut reader, store.database(), tie).await?;
-            let condition = |row: &str| {
-                let parts = tie.columns.iter().map(|(column, parents)| {
-                    format!("zdm_{step}.{} = {row}.{}", quoted(column), quoted(parents))
-                });
-                parts.collect::<Vec<_>>().join(" AND ")
-            };
-            let body = format!(
-                "INSERT INTO {notes} (zdm_deleted, {}) SELECT 1, {} FROM {joins} WHERE {};",
-                key.join(", "),
-                own.join(", "),
-                condition("OLD")
-            );
-            let label = format!("{}_{step}_{number}", above.table);
+            let mut way = way.clone();
+            way.push((below.clone(), tie.clone()));
+            let body = fallen(&way, &above);
+            let label = format!("{step}_{number}");
             for (event, wanted) in [("delete", deletes), ("update", updates)] {
                 if wanted {
-                    triggers.push(make(event, "BEFORE", &above.quoted(), &label, &body));
+                    let name = hashed_name(&["zdm_capture", event, &shape.table, &above.table, &label]);
+                    triggers.push(make(event, "BEFORE", &above, name, &body));
                 }
             }
-            // A table that refers to itself is its own way up; its rows below are noted by one step.
-            if above.table != below.table {
-                let next = step + 1;
-                let joins = format!(
-                    "{joins} JOIN {} AS zdm_{next} ON {}",
-                    above.quoted(),
-                    condition(&format!("zdm_{next}"))
-                );
-                ways.push((above, joins, next));
-            }
+            ways.push((way, above));
         }
     }
     reader.release();
     Ok(triggers)
+}
+
+/// Whether the server does something by itself.
+fn acts(action: &str) -> bool {
+    !matches!(action, "RESTRICT" | "NO ACTION")
+}
+
+fn refers_to(tie: &ForeignKey, table: &Shape) -> bool {
+    tie.database == table.database && tie.parent == table.table
+}
+
+/// The foreign keys by which rows of a table go with other rows of it.
+fn own_ties(table: &Shape) -> impl Iterator<Item = &ForeignKey> {
+    table.foreign_keys.iter().filter(|tie| acts(&tie.on_delete) && refers_to(tie, table))
+}
+
+/// The keys of the rows that a row of the table above takes along, which is `OLD` in its trigger. The way leads
+/// from the captured table up to it.
+fn falling(way: &[(Shape, ForeignKey)], above: &Shape, key: &[&str]) -> String {
+    let on = |tie: &ForeignKey, row: &str, parent: &str| {
+        let parts = tie
+            .columns
+            .iter()
+            .map(|(column, parents)| format!("{row}.{} = {parent}.{}", quoted(column), quoted(parents)));
+        parts.collect::<Vec<_>>().join(" AND ")
+    };
+    let tables: Vec<&Shape> = way.iter().map(|(table, _)| table).chain([above]).collect();
+    if tables.iter().all(|table| own_ties(table).next().is_none()) {
+        let own: Vec<_> = key.iter().map(|column| format!("zdm_0.{column}")).collect();
+        let mut sql = format!("SELECT 1, {} FROM {} AS zdm_0", own.join(", "), tables[0].quoted());
+        for (at, (_, tie)) in way.iter().enumerate() {
+            let row = format!("zdm_{at}");
+            if at + 1 == way.len() {
+                sql.push_str(&format!(" WHERE {}", on(tie, &row, "OLD")));
+            } else {
+                let next = format!("zdm_{}", at + 1);
+                sql.push_str(&format!(
+                    " JOIN {} AS {next} ON {}",
+                    tables[at + 1].quoted(),
+                    on(tie, &row, &next)
+                ));
+            }
+        }
+        return sql;
+    }
+    // From the top down, the rows of each table that fall: those below a row of the table above, and, where
+    // the table refers to itself, those below them, and so on.
+    let mut sets = Vec::new();
+    for (at, table) in tables.iter().enumerate().rev() {
+        let below = at.checked_sub(1).map(|below| &way[below].1);
+        let mut columns: Vec<String> =
+            own_ties(table).chain(below).flat_map(|tie| &tie.columns).map(|(_, own)| quoted(own)).collect();
+        if at == 0 {
+            columns.extend(key.iter().map(|column| (*column).to_owned()));
+        }
+        columns.sort();
+        columns.dedup();
+        let of =
+            |row: &str| columns.iter().map(|name| format!("{row}.{name}")).collect::<Vec<_>>().join(", ");
+        let lower = |tie: &ForeignKey, set: usize| {
+            format!(
+                "SELECT {} FROM {} AS zdm_row JOIN zdm_{set} AS zdm_above ON {}",
+                of("zdm_row"),
+                table.quoted(),
+                on(tie, "zdm_row", "zdm_above")
+            )
+        };
+        let first =
+            way.get(at).map_or_else(|| format!("SELECT {}", of("OLD")), |(_, tie)| lower(tie, at + 1));
+        let all: Vec<_> = [first].into_iter().chain(own_ties(table).map(|tie| lower(tie, at))).collect();
+        sets.push(format!("zdm_{at} ({}) AS ({})", columns.join(", "), all.join(" UNION ")));
+    }
+    format!("WITH RECURSIVE {} SELECT 1, {} FROM zdm_0", sets.join(", "), key.join(", "))
 }
 
 async fn parent(connection: &mut MySqlConnection, db: &MySql, tie: &ForeignKey) -> Result<Shape> {

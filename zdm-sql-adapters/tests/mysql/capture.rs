@@ -80,6 +80,72 @@ async fn every_writer_is_seen_bulk_statements_cascades_and_keys_that_change_incl
     assert_eq!(touches(&votes).await, expected);
 }
 
+/// The server's triggers see nothing of a cascade, and one within a table goes down level by level.
+#[tokio::test]
+async fn all_that_falls_with_a_row_of_a_tree_is_noted() {
+    let Some(db) = database(
+        "CREATE TABLE shop (id INT PRIMARY KEY); \
+         CREATE TABLE shelf (id INT PRIMARY KEY, code CHAR(3) UNIQUE, above INT, beside CHAR(3), shop INT, \
+         FOREIGN KEY (above) REFERENCES shelf (id) ON DELETE CASCADE, \
+         FOREIGN KEY (beside) REFERENCES shelf (code) ON DELETE CASCADE, \
+         FOREIGN KEY (shop) REFERENCES shop (id) ON DELETE CASCADE); \
+         CREATE TABLE item (id INT PRIMARY KEY, shelf INT, FOREIGN KEY (shelf) REFERENCES shelf (id) ON DELETE SET NULL); \
+         INSERT INTO shop VALUES (1), (2); \
+         INSERT INTO shelf VALUES (1, 'a', NULL, NULL, 1), (2, 'b', 1, NULL, NULL), (3, 'c', NULL, 'b', NULL), \
+         (4, 'd', 3, NULL, NULL), (5, 'e', NULL, NULL, 2), (6, 'f', 6, NULL, NULL), (7, 'g', 5, NULL, NULL); \
+         INSERT INTO item VALUES (10, 1), (20, 2), (30, 3), (40, 4), (50, 5), (60, 6), (70, 7)",
+    )
+    .await
+    else {
+        return;
+    };
+    let shelves = MySqlCapture::install(&MyRows::discover(&db, "shelf").await.unwrap()).await.unwrap();
+    let items = MySqlCapture::install(&MyRows::discover(&db, "item").await.unwrap()).await.unwrap();
+    let mut other = db.other().await;
+    for (sql, fallen) in [
+        ("DELETE FROM shelf WHERE id = 6", vec![6]),
+        ("DELETE FROM shelf WHERE id = 2", vec![2, 3, 4]),
+        ("DELETE FROM shop WHERE id = 2", vec![5, 7]),
+        ("DELETE FROM shop", vec![1]),
+    ] {
+        run(&mut other, sql).await;
+        for (source, factor) in [(&shelves, 1), (&items, 10)] {
+            let notes = source.notes(1_000).await.unwrap();
+            let mut noted: Vec<_> = notes.iter().map(|note| format!("{:?}", note.touch)).collect();
+            let mut expected: Vec<_> =
+                fallen.iter().map(|id| format!("{:?}", Touch::delete(&user(id * factor)).encode())).collect();
+            noted.sort();
+            noted.dedup();
+            expected.sort();
+            assert_eq!(noted, expected, "{sql}, {factor}");
+            source.forget(&notes.iter().map(|note| note.id).collect::<Vec<_>>()).await.unwrap();
+        }
+    }
+}
+
+/// `sale` below `item_kind` is not `sale_item` below `kind`.
+#[tokio::test]
+async fn tables_whose_names_run_together_have_triggers_of_their_own() {
+    let Some(db) = database(
+        "CREATE TABLE item_kind (id INT PRIMARY KEY); CREATE TABLE kind (id INT PRIMARY KEY); \
+         CREATE TABLE sale (id INT PRIMARY KEY, kind INT, \
+         FOREIGN KEY (kind) REFERENCES item_kind (id) ON DELETE CASCADE); \
+         CREATE TABLE sale_item (id INT PRIMARY KEY, kind INT, \
+         FOREIGN KEY (kind) REFERENCES kind (id) ON DELETE CASCADE); \
+         INSERT INTO item_kind VALUES (1); INSERT INTO kind VALUES (1); \
+         INSERT INTO sale VALUES (10, 1); INSERT INTO sale_item VALUES (20, 1)",
+    )
+    .await
+    else {
+        return;
+    };
+    let sales = MySqlCapture::install(&MyRows::discover(&db, "sale").await.unwrap()).await.unwrap();
+    let items = MySqlCapture::install(&MyRows::discover(&db, "sale_item").await.unwrap()).await.unwrap();
+    run(&mut db.other().await, "DELETE FROM item_kind; DELETE FROM kind").await;
+    assert_eq!(touches(&sales).await, [Touch::delete(&user(10)).encode()]);
+    assert_eq!(touches(&items).await, [Touch::delete(&user(20)).encode()]);
+}
+
 #[tokio::test]
 async fn what_the_library_mirrors_is_not_noted_and_what_the_application_writes_is() {
     let Some(db) = database(SCHEMA).await else { return };
