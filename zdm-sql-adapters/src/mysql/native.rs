@@ -167,7 +167,8 @@ impl Native {
     }
 }
 
-/// The members of `enum('a','it''s')`.
+/// The members of `enum('a','it''s')`. The server writes a backslash before itself and for characters that do
+/// not print.
 fn members(column_type: &str) -> Vec<String> {
     let Some(inner) = column_type.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')) else {
         return Vec::new();
@@ -183,6 +184,14 @@ fn members(column_type: &str) -> Vec<String> {
                 text.push('\'');
             }
             (Some(_), '\'') => members.extend(member.take()),
+            (Some(text), '\\') => text.extend(characters.next().map(|escaped| match escaped {
+                '0' => '\0',
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                'Z' => '\u{1a}',
+                other => other,
+            })),
             (Some(text), other) => text.push(other),
         }
     }
@@ -196,6 +205,7 @@ mod tests {
     #[test]
     fn members_are_read_with_their_quotes() {
         assert_eq!(members("enum('a','it''s','','x,y','(b)')"), ["a", "it's", "", "x,y", "(b)"]);
+        assert_eq!(members(r"set('a\\b','x\ny','\'','\0')"), ["a\\b", "x\ny", "'", "\0"]);
         assert!(members("enum()").is_empty());
     }
 

@@ -155,6 +155,9 @@ fn types() -> Vec<(&'static str, Vec<Value>, Vec<Value>)> {
             vec![Value::Json("{".into()), Value::Json(String::new())],
         ),
         ("ENUM('red','it''s','')", texts(&["red", "it's", ""]), texts(&["green", "1", "RED"])),
+        // As the server lists them, with backslashes.
+        ("ENUM('a\\\\b','x\\ny','\\0')", texts(&["a\\b", "x\ny", "\0"]), texts(&["ab", "a\\\\b", "xny"])),
+        ("SET('a\\\\b','it''s')", texts(&["a\\b,it's"]), texts(&["a\\\\b"])),
         ("SET('a','b','c')", texts(&["", "a", "a,c", "a,b,c"]), texts(&["c,a", "d", "a,a", "1"])),
     ]
 }
@@ -165,6 +168,11 @@ fn of_mariadb() -> Vec<(&'static str, Vec<Value>, Vec<Value>)> {
     vec![
         ("UUID", vec![Value::Uuid([0; 16]), Value::Uuid(uuid)], vec![text("none")]),
         ("INET6", vec![other("::1"), other("2001:db8::ff00:42:8329")], vec![other("nowhere")]),
+        (
+            "TIME(6)",
+            vec![Value::Time(3_020_399_999_999), Value::Time(-3_020_399_999_999)],
+            vec![Value::Time(-3_020_400_000_000)],
+        ),
         ("INET4", vec![other("127.0.0.1")], vec![other("256.0.0.1")]),
     ]
 }
