@@ -1,4 +1,4 @@
-//! How much memory a backfill takes does not depend on how many rows there are.
+//! How much memory a backfill takes does not depend on how many rows there are, nor on how large they are.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,12 +16,14 @@ use zdm_dualwrite::{Backfill, DualWrite};
 /// Rows that are made up when they are read and counted when they are written.
 struct MadeUp {
     rows: u64,
+    /// The length of each.
+    length: usize,
     written: AtomicU64,
 }
 
 impl MadeUp {
     fn record(&self, key: u64) -> Option<String> {
-        (key < self.rows).then(|| format!("{key:0>200}"))
+        (key < self.rows).then(|| format!("{key:0>0$}", self.length))
     }
 }
 
@@ -75,6 +77,10 @@ impl Scan for MadeUp {
     async fn estimated_len(&self) -> Result<u64> {
         Ok(self.rows)
     }
+
+    fn record_bytes(&self, _: &KeyRange<u64>) -> Option<usize> {
+        Some(self.length)
+    }
 }
 
 #[async_trait]
@@ -111,8 +117,8 @@ fn most_memory_kib() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-async fn migrate(rows: u64) {
-    let store = || Arc::new(MadeUp { rows, written: AtomicU64::new(0) });
+async fn migrate(rows: u64, length: usize) {
+    let store = || Arc::new(MadeUp { rows, length, written: AtomicU64::new(0) });
     let (old, new) = (store(), store());
     let users = DualWrite::builder(old, Arc::clone(&new)).phase(Phase::DualWrite).start().await.unwrap();
     let report = Backfill::new(&users).run().await.unwrap();
@@ -121,11 +127,14 @@ async fn migrate(rows: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_million_rows_take_no_more_memory_than_twenty_thousand_and_64_mib() {
-    migrate(20_000).await;
+async fn neither_many_rows_nor_large_ones_take_64_mib_more_memory() {
+    migrate(20_000, 200).await;
     let few = most_memory_kib();
-    migrate(2_000_000).await;
+    migrate(2_000_000, 200).await;
     let many = most_memory_kib();
-    println!("20,000 rows: {few} KiB; 2,000,000 rows: {many} KiB");
+    migrate(20_000, 50_000).await;
+    let large = most_memory_kib();
+    println!("few rows: {few} KiB; then many: {many} KiB; then large ones: {large} KiB");
     assert!(many <= few + 64 * 1024, "{few} KiB for 20,000 rows, {many} KiB for 2,000,000");
+    assert!(large <= few + 64 * 1024, "{few} KiB for 20,000 small rows, {large} KiB for large ones");
 }

@@ -129,6 +129,10 @@ impl<S: Store> Scan for Switched<S> {
     async fn estimated_len(&self) -> Result<u64> {
         self.scan()?.estimated_len().await
     }
+
+    fn record_bytes(&self, range: &KeyRange<S::Key>) -> Option<usize> {
+        self.scan().ok()?.record_bytes(range)
+    }
 }
 
 #[async_trait]

@@ -175,6 +175,10 @@ impl<S: Store, M: Mapping<S::Key, S::Record>> Scan for MapStore<S, M> {
     async fn estimated_len(&self) -> Result<u64> {
         self.scan()?.estimated_len().await
     }
+
+    fn record_bytes(&self, range: &KeyRange<M::Key>) -> Option<usize> {
+        self.scan().ok()?.record_bytes(&self.range_in(range).ok()?)
+    }
 }
 
 #[async_trait]

@@ -32,4 +32,12 @@ pub trait Scan: Store {
     /// # Errors
     /// Whatever the store says.
     async fn estimated_len(&self) -> Result<u64>;
+
+    /// About how many bytes a record at the beginning of a range takes in memory, going by pages that were
+    /// read. `None`, the default, where that is not known: whoever walks the store can then bound its pages by
+    /// their records alone.
+    fn record_bytes(&self, range: &KeyRange<Self::Key>) -> Option<usize> {
+        let _ = range;
+        None
+    }
 }

@@ -256,6 +256,10 @@ impl<S: Store> Scan for FaultyStore<S> {
         })
         .await
     }
+
+    fn record_bytes(&self, range: &KeyRange<S::Key>) -> Option<usize> {
+        self.inner.capabilities().scan?.record_bytes(range)
+    }
 }
 
 #[async_trait]

@@ -247,6 +247,10 @@ impl<S: Store> PageWork for Load<S> {
         Ok(took)
     }
 
+    fn record_bytes(&self, rest: &KeyRange<S::Key>) -> Option<usize> {
+        self.context.record_bytes(rest)
+    }
+
     async fn recover(&self, token: &KeyRange) -> Result<()> {
         let item = TouchItem { span: Span::Range(token.clone()), intent: Intent::Unknown };
         if let Some(touch) = Touch::from_items([item]) {

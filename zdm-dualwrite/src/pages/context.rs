@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use zdm_core::clock::Clock;
 use zdm_core::error::{Error, Kind, Result};
+use zdm_core::key::KeyRange;
 use zdm_core::queue::{Direction, EntryId, Touch, WriteQueue, WriteQueueExt};
 use zdm_core::report::Observers;
 use zdm_core::store::{Digest, Fenced, Scan, Store};
@@ -109,6 +110,12 @@ impl<S: Store> PageContext<S> {
             self.direction
         );
         Err(Error::new(Kind::Refused, message))
+    }
+
+    /// About how many bytes a record takes at the beginning of a range, on the side where it takes more.
+    pub(crate) fn record_bytes(&self, rest: &KeyRange<S::Key>) -> Option<usize> {
+        let scans = [self.scan_primary(), self.scan_secondary()];
+        scans.into_iter().flatten().filter_map(|scan| scan.record_bytes(rest)).max()
     }
 
     /// Gives up on a call that does not answer.

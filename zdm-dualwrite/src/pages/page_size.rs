@@ -13,6 +13,7 @@ pub(crate) struct PageSize {
     rows: usize,
     smallest: usize,
     largest: usize,
+    largest_bytes: usize,
     target: Duration,
 }
 
@@ -22,13 +23,15 @@ impl PageSize {
             rows: settings.first_page_rows,
             smallest: settings.smallest_page_rows,
             largest: settings.largest_page_rows,
+            largest_bytes: settings.largest_page_bytes,
             target: settings.page_target,
         }
     }
 
-    /// The size of the next page.
-    pub(crate) const fn rows(&self) -> usize {
-        self.rows
+    /// The size of the next page, of records that take about so many bytes each.
+    pub(crate) fn rows(&self, record_bytes: Option<usize>) -> usize {
+        let fit = record_bytes.map_or(usize::MAX, |bytes| self.largest_bytes / bytes.max(1));
+        self.rows.min(fit.max(1))
     }
 
     /// Learns from a page of `rows` records that took `took`.
@@ -60,6 +63,7 @@ mod tests {
             first_page_rows: 100,
             smallest_page_rows: 10,
             largest_page_rows: 1_000,
+            largest_page_bytes: 64_000,
             page_target: Duration::from_millis(100),
             ..PageSettings::default()
         };
@@ -71,11 +75,11 @@ mod tests {
         for rows_per_second in [500_f64, 2_000.0, 7_000.0] {
             let mut size = size();
             for _ in 0..20 {
-                let rows = size.rows();
+                let rows = size.rows(None);
                 size.observe(rows, Duration::from_secs_f64(rows as f64 / rows_per_second));
             }
             let wanted = rows_per_second * 0.1;
-            assert!((size.rows() as f64 - wanted).abs() <= 0.05 * wanted + 1.0, "{size:?}");
+            assert!((size.rows(None) as f64 - wanted).abs() <= 0.05 * wanted + 1.0, "{size:?}");
         }
     }
 
@@ -83,25 +87,34 @@ mod tests {
     fn it_stays_within_its_bounds_and_within_a_step() {
         let mut size = size();
         size.observe(100, Duration::ZERO);
-        assert_eq!(size.rows(), 200);
+        assert_eq!(size.rows(None), 200);
         for _ in 0..20 {
-            size.observe(size.rows(), Duration::from_nanos(1));
+            size.observe(size.rows(None), Duration::from_nanos(1));
         }
-        assert_eq!(size.rows(), 1_000);
+        assert_eq!(size.rows(None), 1_000);
         for _ in 0..20 {
-            size.observe(size.rows(), Duration::from_secs(60));
+            size.observe(size.rows(None), Duration::from_secs(60));
         }
-        assert_eq!(size.rows(), 10);
+        assert_eq!(size.rows(None), 10);
         size.shrink();
-        assert_eq!(size.rows(), 10);
+        assert_eq!(size.rows(None), 10);
     }
 
     #[test]
     fn a_short_last_page_does_not_count_unless_it_was_slow() {
         let mut size = size();
         size.observe(3, Duration::from_millis(1));
-        assert_eq!(size.rows(), 100);
+        assert_eq!(size.rows(None), 100);
         size.observe(3, Duration::from_secs(1));
-        assert_eq!(size.rows(), 50);
+        assert_eq!(size.rows(None), 50);
+    }
+    #[test]
+    fn large_records_make_short_pages_at_once() {
+        let size = size();
+        assert_eq!(size.rows(Some(640)), 100);
+        assert_eq!(size.rows(Some(6_400)), 10);
+        assert_eq!(size.rows(Some(32_000)), 2, "the smallest page is about speed, this about memory");
+        assert_eq!(size.rows(Some(1_000_000)), 1);
+        assert_eq!(size.rows(Some(0)), 100);
     }
 }

@@ -56,6 +56,9 @@ pub(crate) trait PageWork: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Duration>> + Send;
 
+    /// About how many bytes a record takes at the beginning of a range, where a store knows it.
+    fn record_bytes(&self, rest: &KeyRange<Self::Key>) -> Option<usize>;
+
     /// Deals with a page that an earlier run may have written in part. Its calls have settled.
     fn recover(&self, token: &KeyRange) -> impl Future<Output = Result<()>> + Send;
 
@@ -341,10 +344,14 @@ impl<W: PageWork> Runner<W> {
         Ok(page)
     }
 
+    fn page_rows(&self, rest: &KeyRange<W::Key>) -> usize {
+        lock(&self.size).rows(self.work.record_bytes(rest))
+    }
+
     async fn read(&self, rest: KeyRange<W::Key>) -> Result<ReadPage<W::Key, W::Content>, Halt> {
         let mut patience = Patience::new();
         loop {
-            let limit = lock(&self.size).rows();
+            let limit = self.page_rows(&rest);
             match self.work.read(rest.clone(), limit).await {
                 Ok(page) => {
                     patience.over(self);
@@ -358,7 +365,7 @@ impl<W: PageWork> Runner<W> {
     async fn finish(&self, page: &mut ReadPage<W::Key, W::Content>) -> Result<(), Halt> {
         let mut patience = Patience::new();
         loop {
-            let limit = lock(&self.size).rows();
+            let limit = self.page_rows(&page.range);
             match self.work.finish(page, limit).await {
                 Ok(took) => {
                     let took = took.max(page.took);

@@ -20,13 +20,17 @@ pub struct PageSettings {
     /// Ranges that are worked on at the same time. Default 2. One worker walks the keys in a single
     /// ascending run, which suits a store that lets one writer in at a time, such as SQLite.
     pub workers: usize,
-    /// Records of the first page. Default 500.
+    /// Records of the first page. Default 50: how large they are is not known yet.
     pub first_page_rows: usize,
     /// The smallest page. Default 16.
     pub smallest_page_rows: usize,
     /// The largest page. Two pages per worker are in memory at a time. Default 20,000: what a page costs
     /// whatever its size is then little beside its rows.
     pub largest_page_rows: usize,
+    /// About how many bytes of memory the records of a page may take, in stores that know it
+    /// ([`Scan::record_bytes`](zdm_core::store::Scan::record_bytes)). Default 4 MiB. A record that is larger is
+    /// a page of its own.
+    pub largest_page_bytes: usize,
     /// The time that a page should take at the slower of the two stores; the page size follows it.
     /// Default 100 ms: a live write that waits for a page waits no longer than a person notices.
     pub page_target: Duration,
@@ -62,9 +66,10 @@ impl Default for PageSettings {
     fn default() -> Self {
         Self {
             workers: 2,
-            first_page_rows: 500,
+            first_page_rows: 50,
             smallest_page_rows: 16,
             largest_page_rows: 20_000,
+            largest_page_bytes: 4 << 20,
             page_target: Duration::from_millis(100),
             call_timeout: Duration::from_secs(30),
             give_up_after: Duration::from_secs(15 * 60),
@@ -99,6 +104,7 @@ impl PageSettings {
         within("smallest_page_rows", self.smallest_page_rows, 1, 1_000_000)?;
         within("largest_page_rows", self.largest_page_rows, self.smallest_page_rows, 1_000_000)?;
         within("first_page_rows", self.first_page_rows, self.smallest_page_rows, self.largest_page_rows)?;
+        within("largest_page_bytes", self.largest_page_bytes, 1, 1 << 30)?;
         within("page_target", self.page_target, MILLISECOND, DAY)?;
         within("call_timeout", self.call_timeout, MILLISECOND, DAY)?;
         within("give_up_after", self.give_up_after, Duration::ZERO, 365 * DAY)?;
@@ -126,10 +132,11 @@ mod tests {
     #[test]
     fn a_setting_out_of_bounds_is_named_with_its_bounds() {
         type Spoil = fn(&mut PageSettings);
-        let cases: [(&str, Spoil); 6] = [
+        let cases: [(&str, Spoil); 7] = [
             ("workers", |s| s.workers = 257),
             ("largest_page_rows", |s| s.largest_page_rows = s.smallest_page_rows - 1),
             ("first_page_rows", |s| s.first_page_rows = s.largest_page_rows + 1),
+            ("largest_page_bytes", |s| s.largest_page_bytes = 0),
             ("page_target", |s| s.page_target = Duration::ZERO),
             ("pace.rows_per_second", |s| s.pace.rows_per_second = Some(0)),
             ("pace.window", |s| s.pace.window = Duration::ZERO),

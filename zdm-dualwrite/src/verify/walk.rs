@@ -12,6 +12,9 @@ use super::digest::{Equal, Reach, first_equal};
 use super::second_look::SecondLook;
 use crate::pages::{PageContext, PageWork, ReadPage};
 
+/// So many records are read at most where sums were compared so far and none was read.
+const UNSEEN: usize = 50;
+
 /// Walks both sides in key order and does something about the keys that seem to differ.
 pub(crate) struct Walk<S: Store> {
     pub(crate) context: PageContext<S>,
@@ -79,6 +82,9 @@ impl<S: Store> PageWork for Walk<S> {
                 return Ok(ReadPage { range, last, rows: records, content, took });
             }
             limit = self.reach.rows(limit);
+            if self.record_bytes(&rest).is_none() {
+                limit = limit.min(UNSEEN);
+            }
         }
         let (ours, theirs) = (context.scan_primary()?, context.scan_secondary()?);
         let (mut ours, mut theirs) = tokio::try_join!(
@@ -127,6 +133,10 @@ impl<S: Store> PageWork for Walk<S> {
             }
         }
         Ok(Duration::ZERO)
+    }
+
+    fn record_bytes(&self, rest: &KeyRange<S::Key>) -> Option<usize> {
+        self.context.record_bytes(rest)
     }
 
     async fn recover(&self, _token: &KeyRange) -> Result<()> {

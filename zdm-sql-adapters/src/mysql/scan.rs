@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
 use sqlx::AssertSqlSafe;
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 use zdm_core::error::{Error, Kind, Result};
@@ -145,8 +146,28 @@ impl<M: RowMapping> TableStore<M> {
             .map_err(|error| classify(error, &format!("reading rows of table {}", self.table().name())))
     }
 
-    fn read_page(&self, rows: &[MySqlRow]) -> Result<Page<M::Key, M::Record>> {
-        rows.iter().map(|row| self.record(row)).collect()
+    /// The records of a query, each made as its row comes in.
+    async fn read_page(
+        &self,
+        connection: &mut MySqlConnection,
+        sql: String,
+        parameters: Vec<Value>,
+    ) -> Result<Page<M::Key, M::Record>> {
+        let failed = |error| classify(error, &format!("reading rows of table {}", self.table().name()));
+        let mut rows = sqlx::query_with(AssertSqlSafe(sql), arguments(parameters)?).fetch(connection);
+        let (mut page, mut contents) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            page.push(self.record(&row, &mut contents)?);
+        }
+        self.inner.record_bytes.learn(page.len(), contents, &self.inner.mapping);
+        Ok(page)
+    }
+
+    fn page_of(&self, rows: &[MySqlRow]) -> Result<Page<M::Key, M::Record>> {
+        let mut contents = 0;
+        let page = rows.iter().map(|row| self.record(row, &mut contents)).collect::<Result<Vec<_>>>()?;
+        self.inner.record_bytes.learn(page.len(), contents, &self.inner.mapping);
+        Ok(page)
     }
 
     /// The records of the keys, in the order of the keys.
@@ -163,7 +184,7 @@ impl<M: RowMapping> TableStore<M> {
             }
             let rows = self.rows(&mut reader, self.table().many(piece.len()), parameters).await?;
             for row in &rows {
-                let (key, record) = self.record(row)?;
+                let (key, record) = self.record(row, &mut 0)?;
                 found.insert(key, record);
             }
         }
@@ -181,14 +202,13 @@ impl<M: RowMapping> Scan for TableStore<M> {
         let table = self.table();
         let mut within = self.within(range)?;
         let mut reader = self.inner.db.reader().await?;
-        let rows = if table.walk == Walk::Bytes {
-            self.sorted_rows(&mut reader, range, &within, limit).await?
+        let mut page = if table.walk == Walk::Bytes {
+            self.page_of(&self.sorted_rows(&mut reader, range, &within, limit).await?)?
         } else {
             within.parameters.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
             let sql = table.page(&within.sql(), &table.order(table.walk));
-            self.rows(&mut reader, sql, within.parameters.clone()).await?
+            self.read_page(&mut reader, sql, within.parameters.clone()).await?
         };
-        let mut page = self.read_page(&rows)?;
         if table.walk == Walk::Padded {
             let mut odd = false;
             for (key, _) in &page {
@@ -196,8 +216,7 @@ impl<M: RowMapping> Scan for TableStore<M> {
             }
             if odd {
                 let sql = table.page(&within.sql(), &table.order(Walk::Bytes));
-                let rows = self.rows(&mut reader, sql, within.parameters).await?;
-                page = self.read_page(&rows)?;
+                page = self.read_page(&mut reader, sql, within.parameters).await?;
             }
         }
         reader.release();
@@ -278,6 +297,10 @@ impl<M: RowMapping> Scan for TableStore<M> {
         };
         reader.release();
         Ok(len)
+    }
+
+    fn record_bytes(&self, _range: &KeyRange<M::Key>) -> Option<usize> {
+        self.inner.record_bytes.get()
     }
 }
 

@@ -17,7 +17,8 @@ use super::shape::{Shape, invalid};
 use super::statements::{Table, Walk};
 use super::{MySql, fence};
 use crate::table::{
-    ColumnType, Discovered, RowMapping, RowValues, TableKey, TableMapping, Typed, Value, key_values,
+    ColumnType, Discovered, RecordBytes, RowMapping, RowValues, TableKey, TableMapping, Typed, Value,
+    key_values,
 };
 
 /// A table of typed records. See [`TableStore`].
@@ -50,6 +51,7 @@ pub(super) struct Inner<M> {
     pub(super) db: MySql,
     pub(super) table: Arc<Table>,
     pub(super) mapping: M,
+    pub(super) record_bytes: RecordBytes,
     /// How many characters the texts of a page had to share, the last time.
     pub(super) beginning: AtomicUsize,
 }
@@ -162,7 +164,8 @@ impl<M: RowMapping> TableStore<M> {
             );
         }
         let beginning = AtomicUsize::new(usize::MAX);
-        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping, beginning };
+        let record_bytes = RecordBytes::default();
+        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping, record_bytes, beginning };
         Ok(Self { inner: Arc::new(inner), fenced: false })
     }
 
@@ -235,13 +238,16 @@ impl<M: RowMapping> TableStore<M> {
     }
 
     /// The key and the record of a row.
-    pub(super) fn record(&self, row: &MySqlRow) -> Result<(M::Key, Result<M::Record>)> {
+    pub(super) fn record(&self, row: &MySqlRow, contents: &mut usize) -> Result<(M::Key, Result<M::Record>)> {
         let table = self.table();
         let key = self.key_of(row)?;
         let mut others = Vec::with_capacity(table.stride() - table.key_len);
         for (index, field) in table.fields.iter().enumerate().skip(table.key_len) {
             match value(row, index, &field.codec) {
-                Ok(value) => others.push(value),
+                Ok(value) => {
+                    *contents += value.content_len();
+                    others.push(value);
+                }
                 Err(reason) => {
                     let message = format!("column {} of table {}: {reason}", field.column.name, table.name());
                     let error = self.at_key(Error::new(Kind::Rejected, message), &key);
@@ -334,7 +340,7 @@ impl<M: RowMapping> Store for TableStore<M> {
             .map_err(|error| classify(error, &format!("reading a row of table {}", table.name())))?;
         reader.release();
         // The server may think of another key as equal.
-        match row.first().map(|row| self.record(row)).transpose()? {
+        match row.first().map(|row| self.record(row, &mut 0)).transpose()? {
             Some((found, record)) if found == *key => record.map(Some),
             _ => Ok(None),
         }

@@ -102,17 +102,20 @@ impl<M: RowMapping> Scan for TableStore<M> {
         let table = self.table();
         let sql = table.page(texts(&self.bounds(range)?), limit.min(i64::MAX as usize));
         let (mut page, mut scratch) = (Vec::with_capacity(limit.min(4_096)), Vec::new());
+        let mut contents = 0;
         let mut reader = self.inner.db.reader().await?;
         self.copied(&mut reader, &sql, |row| {
             let damaged =
                 |reason| Error::new(Kind::Damaged, format!("a row of table {}: {reason}", table.name()));
             if let Some(fields) = parse_row(row).map_err(damaged)? {
                 page.push(self.record(fields, &mut scratch)?);
+                contents += row.len();
             }
             Ok(())
         })
         .await?;
         reader.release();
+        self.inner.record_bytes.learn(page.len(), contents, &self.inner.mapping);
         if page.is_sorted_by(|left, right| left.0 < right.0) {
             return Ok(page);
         }
@@ -172,5 +175,9 @@ impl<M: RowMapping> Scan for TableStore<M> {
         };
         reader.release();
         Ok(count)
+    }
+
+    fn record_bytes(&self, _range: &KeyRange<M::Key>) -> Option<usize> {
+        self.inner.record_bytes.get()
     }
 }

@@ -16,7 +16,8 @@ use super::statements::Table;
 use super::wire::{Param, Rows, arguments};
 use super::{Postgres, digest, fence};
 use crate::table::{
-    ColumnType, Discovered, RowMapping, RowValues, TableKey, TableMapping, Typed, Value, key_values,
+    ColumnType, Discovered, RecordBytes, RowMapping, RowValues, TableKey, TableMapping, Typed, Value,
+    key_values,
 };
 
 /// A table of typed records. See [`TableStore`].
@@ -48,6 +49,7 @@ pub(super) struct Inner<M> {
     pub(super) db: Postgres,
     pub(super) table: Arc<Table>,
     pub(super) mapping: M,
+    pub(super) record_bytes: RecordBytes,
 }
 
 impl<M> Clone for TableStore<M> {
@@ -151,7 +153,8 @@ impl<M: RowMapping> TableStore<M> {
                 "no index has the keys in the order of their bytes; every page sorts the rest of the table"
             );
         }
-        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping };
+        let record_bytes = RecordBytes::default();
+        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping, record_bytes };
         Ok(Self { inner: Arc::new(inner), fenced: false })
     }
 

@@ -49,7 +49,10 @@ impl<M: RowMapping> TableStore<M> {
                 Ok(())
             })?;
             match scanned {
-                Ok(()) => return Ok(page),
+                Ok(()) => {
+                    self.inner.record_bytes.learn(page.len(), text.len(), &self.inner.mapping);
+                    return Ok(page);
+                }
                 // A column holds what it was not declared for. It will again.
                 Err(Unpacked::Inexact) => self.inner.exact.store(true, Ordering::Relaxed),
                 Err(Unpacked::Damaged(at)) => {
@@ -60,7 +63,7 @@ impl<M: RowMapping> TableStore<M> {
         }
         let rows = sqlx::query_with(AssertSqlSafe(sql(Form::Rows)), arguments(parameters)?);
         let rows = rows.fetch_all(connection).await.map_err(|error| classify(error, &doing()))?;
-        let mut page = Vec::with_capacity(rows.len());
+        let (mut page, mut contents) = (Vec::with_capacity(rows.len()), 0);
         for row in &rows {
             let mut not_utf8 = None;
             let read = |index| {
@@ -70,8 +73,10 @@ impl<M: RowMapping> TableStore<M> {
                 })
             };
             let mut values: Vec<_> = (0..table.stride()).map(read).collect();
+            contents += values.iter().map(Value::content_len).sum::<usize>();
             page.push(self.unpacked(&mut values, not_utf8)?);
         }
+        self.inner.record_bytes.learn(page.len(), contents, &self.inner.mapping);
         Ok(page)
     }
 
@@ -186,5 +191,9 @@ impl<M: RowMapping> Scan for TableStore<M> {
                 classify(error, &format!("counting the rows of table {}", self.table().name()))
             })?;
         Ok(u64::try_from(count).unwrap_or_default())
+    }
+
+    fn record_bytes(&self, _range: &KeyRange<M::Key>) -> Option<usize> {
+        self.inner.record_bytes.get()
     }
 }

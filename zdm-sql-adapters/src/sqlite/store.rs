@@ -17,7 +17,8 @@ use super::shape::{Shape, invalid};
 use super::statements::Table;
 use super::{Sqlite, codec, fence};
 use crate::table::{
-    ColumnType, Discovered, RowMapping, RowValues, TableKey, TableMapping, Typed, Value, key_values,
+    ColumnType, Discovered, RecordBytes, RowMapping, RowValues, TableKey, TableMapping, Typed, Value,
+    key_values,
 };
 
 /// A table of typed records. See [`TableStore`].
@@ -46,6 +47,7 @@ pub(super) struct Inner<M> {
     pub(super) db: Sqlite,
     pub(super) table: Arc<Table>,
     pub(super) mapping: M,
+    pub(super) record_bytes: RecordBytes,
     /// For each column of the table the logical type that its records carry; empty when none does.
     pub(super) carried: Vec<Option<Carried>>,
     /// Whether pages are read with every column guarded: some row needed it.
@@ -154,7 +156,8 @@ impl<M: RowMapping> TableStore<M> {
             }
         }
         let exact = AtomicBool::new(false);
-        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping, carried, exact };
+        let record_bytes = RecordBytes::default();
+        let inner = Inner { db: db.clone(), table: Arc::new(table), mapping, record_bytes, carried, exact };
         Ok(Self { inner: Arc::new(inner), fenced: false })
     }
 

@@ -22,8 +22,8 @@ pub use decimal::{Decimal, NotDecimal};
 pub use dynamic::{DynKey, DynRow};
 pub use key::{KeyClass, KeyPart, TableKey};
 pub use mapping::{RowReader, RowWriter, TableMapping};
-pub(crate) use rows::key_values;
 pub use rows::{Discovered, RowMapping, RowValues, Typed};
+pub(crate) use rows::{RecordBytes, key_values};
 pub use shape::{ColumnShape, ForeignKeyShape, IndexShape, TableShape, parents_first};
 #[cfg(feature = "mysql")]
 pub(crate) use text_form::{civil, days_of};

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use zdm_core::error::{Error, Kind, Result};
 use zdm_core::store::Record;
@@ -18,6 +19,23 @@ pub struct RowValues {
 impl From<Vec<Value>> for RowValues {
     fn from(values: Vec<Value>) -> Self {
         Self { values, row: Vec::new() }
+    }
+}
+
+/// About how many bytes a record takes in memory, by the latest page.
+#[derive(Debug, Default)]
+pub(crate) struct RecordBytes(AtomicUsize);
+
+impl RecordBytes {
+    /// Learns from a page: how many records it has, and how long the contents of their values are together.
+    pub(crate) fn learn(&self, records: usize, contents: usize, mapping: &impl RowMapping) {
+        if let Some(contents) = contents.checked_div(records) {
+            self.0.store(mapping.least_bytes() + contents, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn get(&self) -> Option<usize> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 }
 
@@ -39,6 +57,9 @@ pub trait RowMapping: Send + Sync + 'static {
     /// # Errors
     /// Why the record has no place in the table.
     fn write(&self, key: &Self::Key, record: &Self::Record, out: &mut RowValues) -> Result<()>;
+
+    /// The bytes that every record takes, beside the contents of its values.
+    fn least_bytes(&self) -> usize;
 
     /// The record of a key and the values of the other columns.
     ///
@@ -85,6 +106,10 @@ impl<M: TableMapping> RowMapping for Typed<M> {
         key_values(&self.table, self.key.len(), key, values)?;
         values.extend(row.drain(..).flatten());
         Ok(())
+    }
+
+    fn least_bytes(&self) -> usize {
+        size_of::<(M::Key, Result<M::Record>)>()
     }
 
     fn read(&self, key: &M::Key, values: &mut [Value]) -> Result<M::Record> {
@@ -169,6 +194,10 @@ impl RowMapping for Discovered {
             out[start + place] = value.clone();
         }
         Ok(())
+    }
+
+    fn least_bytes(&self) -> usize {
+        size_of::<(DynKey, Result<DynRow>)>() + (self.key.len() + self.all.len()) * size_of::<Value>()
     }
 
     fn read(&self, key: &DynKey, values: &mut [Value]) -> Result<DynRow> {

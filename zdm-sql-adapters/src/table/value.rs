@@ -64,6 +64,17 @@ pub struct Interval {
 }
 
 impl Value {
+    /// How many bytes it takes beside the value itself.
+    #[cfg(any(feature = "mysql", feature = "sqlite"))]
+    pub(crate) fn content_len(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Json(text) | Self::Other(text) => text.len(),
+            Self::Decimal(number) => number.as_str().len(),
+            Self::Blob(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
+
     /// The class in words, for messages.
     pub const fn class(&self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use zdm_core::store::{Bulk, Change, Scan, Store};
 use zdm_sql_adapters::mysql::{MyRows, MyTable, TableStore};
 use zdm_sql_adapters::table::{DynKey, DynRow, RowMapping, RowReader, RowWriter, TableMapping, Value};
 
-use crate::support::{Database, USERS, database, put_row, text, user, users};
+use crate::support::{Database, USERS, database, put_row, rows_of, text, user, users};
 
 /// Walks a table with pages of `limit` over `parts` ranges.
 async fn walk<M: RowMapping>(table: &TableStore<M>, limit: usize, parts: usize) -> Vec<M::Key> {
@@ -332,4 +332,21 @@ proptest! {
             }
         });
     }
+}
+
+#[tokio::test]
+async fn how_large_records_are_is_known_once_some_were_read() {
+    let schema = "CREATE TABLE t (id INT PRIMARY KEY, body TEXT, n INT)";
+    let Some((db, table)) = rows_of(schema, "t").await else { return };
+    let large = "x".repeat(9_000);
+    let all = KeyRange::all();
+    assert_eq!(table.record_bytes(&all), None, "nothing has been read");
+    db.execute(format!("INSERT INTO t VALUES (1, '{large}', 1), (2, '{large}', NULL)")).await.unwrap();
+    assert_eq!(table.page(&all, 10).await.unwrap().len(), 2);
+    let bytes = table.record_bytes(&all).unwrap();
+    assert!((9_000..10_000).contains(&bytes), "{bytes}");
+    db.execute("UPDATE t SET body = ''").await.unwrap();
+    table.page(&all, 10).await.unwrap();
+    let bytes = table.record_bytes(&all).unwrap();
+    assert!((100..1_000).contains(&bytes), "{bytes}");
 }

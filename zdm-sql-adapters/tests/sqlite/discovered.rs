@@ -89,3 +89,20 @@ async fn whole_and_real_keys_of_one_value_are_one_row() {
         assert_eq!(table.get(&stored).await.unwrap().unwrap().get("v"), row.get("v"));
     }
 }
+
+#[tokio::test]
+async fn how_large_records_are_is_known_once_some_were_read() {
+    let db = database("CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT, n INTEGER)").await;
+    let table = SqliteRows::discover(&db, "t").await.unwrap();
+    let large = "x".repeat(9_000);
+    let all = KeyRange::all();
+    assert_eq!(table.record_bytes(&all), None, "nothing has been read");
+    db.execute(format!("INSERT INTO t VALUES (1, '{large}', 1), (2, '{large}', NULL)")).await.unwrap();
+    assert_eq!(table.page(&all, 10).await.unwrap().len(), 2);
+    let bytes = table.record_bytes(&all).unwrap();
+    assert!((9_000..10_000).contains(&bytes), "{bytes}");
+    db.execute("UPDATE t SET body = ''").await.unwrap();
+    table.page(&all, 10).await.unwrap();
+    let bytes = table.record_bytes(&all).unwrap();
+    assert!((100..1_000).contains(&bytes), "{bytes}");
+}

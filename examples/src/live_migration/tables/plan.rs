@@ -145,7 +145,7 @@ pub async fn whole(side: &dyn Side, tables: &[Table], other: Engine) -> Result<W
                 .any(|shape| shape.indexes.iter().any(|index| index.unique)),
         });
     }
-    Ok(Whole::new(parts))
+    Whole::new(parts).await.doing(|| "a table cannot be read".into())
 }
 
 /// Refuses a new side that holds rows already: whatever they are, they are none of the old side's.

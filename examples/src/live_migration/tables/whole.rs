@@ -20,6 +20,8 @@ use zdm_sql_adapters::table::{DynKey, DynRow};
 pub type RowKey = (u16, DynKey);
 type RowChange = Change<RowKey, DynRow>;
 
+const FEW: usize = 16;
+
 /// One table of the store.
 pub struct Part {
     /// Its rows.
@@ -35,9 +37,16 @@ pub struct Whole {
 }
 
 impl Whole {
-    /// Tables in their order.
-    pub fn new(parts: Vec<Part>) -> Self {
-        Self { parts: parts.into() }
+    /// Tables in their order. A few rows of each are read: they tell how large rows are before a page goes
+    /// from a table of small ones into a table of large ones.
+    ///
+    /// # Errors
+    /// A table cannot be read, or has no order.
+    pub async fn new(parts: Vec<Part>) -> Result<Self> {
+        for part in &parts {
+            scan(part)?.page(&KeyRange::all(), FEW).await?;
+        }
+        Ok(Self { parts: parts.into() })
     }
 
     /// The rows of one table, in the order of their keys.
@@ -220,6 +229,12 @@ impl Scan for Whole {
             rows += scan(part)?.estimated_len().await?;
         }
         Ok(rows)
+    }
+
+    /// A page may go over the end of a table, so the one after it counts as well.
+    fn record_bytes(&self, range: &KeyRange<RowKey>) -> Option<usize> {
+        let tables = self.within(range).take(2);
+        tables.filter_map(|(_, part, own)| scan(part).ok()?.record_bytes(&own)).max()
     }
 }
 
