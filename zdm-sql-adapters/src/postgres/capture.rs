@@ -183,6 +183,15 @@ fn names(shape: &Shape) -> (String, [String; 4], String) {
     (notes, functions, shape.shown.clone())
 }
 
+/// A body between dollar quotes that it does not hold itself: names of tables and columns may.
+fn dollar_quoted(body: &str) -> String {
+    let mut mark = "$zdm$".to_owned();
+    while body.contains(&mark) {
+        mark = mark.replace("zdm", "zdm_");
+    }
+    format!("{mark}{body}{mark}")
+}
+
 fn drop_sql(functions: &[String; 4]) -> String {
     // A trigger goes with its function.
     functions.iter().map(|function| format!("DROP FUNCTION IF EXISTS {function}() CASCADE; ")).collect()
@@ -241,19 +250,21 @@ fn install_sql<M: RowMapping>(store: &TableStore<M>) -> String {
          FROM {target} WITH NO DATA; "
     );
     // A table that was just made, or is there from before: both end up the same.
-    let made = "DO $zdm$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = '{notes}'::regclass \
+    let made = "BEGIN IF NOT EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = '{notes}'::regclass \
                 AND attname = 'zdm_id' AND attidentity <> '') THEN ALTER TABLE {notes} ALTER zdm_id SET NOT NULL, \
-                ALTER zdm_id ADD GENERATED ALWAYS AS IDENTITY, ADD PRIMARY KEY (zdm_id); END IF; END $zdm$; ";
-    sql.push_str(
-        &made.replace("'{notes}'", &format!("'{}'", notes.replace('\'', "''"))).replace("{notes}", &notes),
-    );
+                ALTER zdm_id ADD GENERATED ALWAYS AS IDENTITY, ADD PRIMARY KEY (zdm_id); END IF; END";
+    let made =
+        made.replace("'{notes}'", &format!("'{}'", notes.replace('\'', "''"))).replace("{notes}", &notes);
+    sql.push_str(&format!("DO {}; ", dollar_quoted(&made)));
     for (at, event) in EVENTS.iter().enumerate() {
         let (function, (body, each)) = (&functions[at], &statements[at]);
+        let body = dollar_quoted(&format!(
+            "BEGIN IF current_setting('zdm.mirroring', true) IS DISTINCT FROM 'on' THEN {body} END IF; RETURN NULL; END"
+        ));
         // With the rights of whoever installs: the application need not be allowed to write notes.
         sql.push_str(&format!(
             "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER \
-             SET search_path FROM CURRENT AS $zdm$ BEGIN \
-             IF current_setting('zdm.mirroring', true) IS DISTINCT FROM 'on' THEN {body} END IF; RETURN NULL; END $zdm$; \
+             SET search_path FROM CURRENT AS {body}; \
              DROP TRIGGER IF EXISTS {name} ON {target}; \
              CREATE TRIGGER {name} AFTER {} ON {target} {each} EXECUTE FUNCTION {function}(); \
              ALTER TABLE {target} ENABLE ALWAYS TRIGGER {name}; ",

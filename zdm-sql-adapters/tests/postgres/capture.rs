@@ -122,6 +122,22 @@ async fn partitions_are_seen_under_every_name_and_writers_that_turn_ordinary_tri
 }
 
 #[tokio::test]
+async fn names_that_look_like_quotes_are_names() {
+    let table = "\"a$zdm$b'c\"\"d%s\"";
+    let schema = format!("CREATE TABLE {table} (\"$zdm$'\" INT PRIMARY KEY)");
+    let Some(db) = database(&schema).await else { return };
+    let store = PgRows::discover(&db, table).await.unwrap();
+    let source = PgCapture::install(&store).await.unwrap();
+    run(&mut db.other().await, &format!("INSERT INTO {table} VALUES (1); UPDATE {table} SET \"$zdm$'\" = 2"))
+        .await;
+    let expected = [Touch::upsert(&user(1)), Touch::delete(&user(1)), Touch::upsert(&user(2))];
+    assert_eq!(touches(&source).await, sorted(expected));
+    let ids: Vec<i64> = source.notes(10).await.unwrap().iter().map(|note| note.id).collect();
+    source.forget(&ids).await.unwrap();
+    PgCapture::remove(&store).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_the_library_mirrors_is_not_noted_and_what_the_application_writes_is() {
     let Some(db) = database(SCHEMA).await else { return };
     let users = PgRows::discover(&db, "\"the users\"").await.unwrap().with_fence().await.unwrap();
