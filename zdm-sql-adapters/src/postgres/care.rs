@@ -266,8 +266,14 @@ fn movable<'a>(table: &'a Table, unique: &Index) -> Option<(&'a str, String)> {
         })
         .collect();
     // A foreign key that follows the column would let go of it when it became NULL.
-    let free =
-        |field: &&&Field| !field.column.not_null && !table.shape.referenced.contains(&field.column.name);
+    let alike = |name: &String| {
+        let mut indexes = table.shape.indexes.iter().filter(|index| index.unique && index.nulls_alike);
+        indexes.any(|index| index.parts.iter().flatten().any(|(own, ..)| own == name))
+    };
+    let free = |field: &&&Field| {
+        let name = &field.column.name;
+        !field.column.not_null && !table.shape.referenced.contains(name) && !alike(name)
+    };
     if let Some(field) = written.iter().find(free) {
         return Some((&field.column.name, "NULL".to_owned()));
     }

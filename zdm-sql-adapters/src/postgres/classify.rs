@@ -18,6 +18,9 @@ pub(super) fn is_broken(error: &sqlx::Error) -> bool {
     }
 }
 
+/// What the server says of a table whose columns are no longer of the types that they were opened with.
+pub(super) const ALTERED: &str = "altered since the store was opened";
+
 /// The error of this library for an error of sqlx: its kind from the SQLSTATE, `doing` as the words before
 /// it, the cause kept. A constraint that refuses is named.
 ///
@@ -33,6 +36,10 @@ pub fn classify(error: sqlx::Error, doing: &str) -> Error {
         sqlx::Error::Database(_) if is_outdated(&error) => {
             (Kind::Busy, "the table has been altered since the statement was prepared")
         }
+        sqlx::Error::Database(refusal) if refusal.message().contains(ALTERED) => (
+            Kind::Invalid,
+            "the columns of the table have been altered since the store was opened; open it again",
+        ),
         sqlx::Error::Database(_) => of_state(state_of(&error).unwrap_or_default()),
         sqlx::Error::PoolTimedOut => (Kind::Timeout, "every connection stayed in use"),
         sqlx::Error::PoolClosed => (Kind::Stopped, "the database was closed"),

@@ -56,6 +56,8 @@ pub(super) enum Native {
     /// Crosses as text: its name as SQL text.
     Other {
         name: String,
+        /// What stands in parentheses behind the name, `(5,2)`; the server rounds and cuts by it.
+        modifier: String,
     },
 }
 
@@ -70,12 +72,14 @@ pub(super) struct Declared<'a> {
     pub(super) quoted: &'a str,
     /// What stands in parentheses, as the catalog packs it; -1 for nothing.
     pub(super) modifier: i32,
+    /// The same as SQL text with its parentheses, empty for nothing.
+    pub(super) written: &'a str,
 }
 
 impl Native {
     /// What a type is; `None` for one whose values cannot be written.
     pub(super) fn of(declared: &Declared<'_>) -> Option<Self> {
-        let name = declared.quoted.to_owned();
+        let (name, written) = (declared.quoted.to_owned(), declared.written.to_owned());
         match declared.kind {
             "e" => return Some(Self::Enum { name }),
             "p" => return None,
@@ -85,7 +89,10 @@ impl Native {
         let length = modifier.and_then(|modifier| u32::try_from(modifier - 4).ok());
         let digits = modifier.map_or(6, |modifier| u8::try_from(modifier & 0xFFFF).unwrap_or(6).min(6));
         if declared.schema != "pg_catalog" {
-            return Some(if declared.name == "citext" { Self::Loose { name } } else { Self::Other { name } });
+            return Some(match declared.name {
+                "citext" => Self::Loose { name },
+                _ => Self::Other { name, modifier: written },
+            });
         }
         Some(match declared.name {
             "bool" => Self::Boolean,
@@ -126,7 +133,7 @@ impl Native {
             | "pg_mcv_list"
             | "pg_brin_bloom_summary"
             | "pg_brin_minmax_multi_summary" => return None,
-            _ => Self::Other { name },
+            _ => Self::Other { name, modifier: written },
         })
     }
 
@@ -159,7 +166,7 @@ impl Native {
             Self::Json | Self::Jsonb => ColumnType::Json,
             Self::Uuid => ColumnType::Uuid,
             Self::Bits { .. } => ColumnType::Bits,
-            Self::Other { name } => ColumnType::Other(name.clone()),
+            Self::Other { name, modifier } => ColumnType::Other(format!("{name}{modifier}")),
         }
     }
 
@@ -189,6 +196,12 @@ impl Native {
             Self::Bits { varying: false, .. } => (1560, 1561),
             Self::Bits { varying: true, .. } => (1562, 1563),
         }
+    }
+
+    /// Whether values that come with the number of a type are read as this one.
+    pub(super) const fn comes_as(&self, number: u32) -> bool {
+        // `varchar` crosses as `text` does, and so does what is cast to it.
+        number == self.wire().0 || matches!(self, Self::Text { .. }) && number == 1043
     }
 
     /// The name of the type that crosses the wire. A statement is prepared once for its text, so the text must
@@ -224,7 +237,7 @@ impl Native {
     /// The name of a type whose values cross as text.
     pub(super) fn cast(&self) -> Option<&str> {
         match self {
-            Self::Loose { name } | Self::Enum { name } | Self::Other { name } => Some(name),
+            Self::Loose { name } | Self::Enum { name } | Self::Other { name, .. } => Some(name),
             _ => None,
         }
     }

@@ -35,6 +35,9 @@ impl<M: RowMapping> TableStore<M> {
         reader.release();
         let mut records: HashMap<M::Key, M::Record> = HashMap::with_capacity(keys.len());
         let mut scratch = Vec::new();
+        if let Some(row) = rows.first() {
+            self.check_types(row)?;
+        }
         for row in &rows {
             let (key, record) = self.record(fields(row), &mut scratch)?;
             records.insert(key, record?);

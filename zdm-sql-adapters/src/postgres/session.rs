@@ -27,7 +27,8 @@ pub(super) fn setup(options: &PostgresOptions, version: u32, purpose: Purpose) -
     let mut sql =
         "SET default_transaction_isolation = 'read committed'; SET standard_conforming_strings = on; \
                    SET IntervalStyle = postgres; SET lc_monetary = 'C'; SET client_min_messages = warning; \
-                   SET row_security = off; "
+                   SET row_security = off; SET default_transaction_read_only = off; SET bytea_output = hex; \
+                   SET xmloption = content; SET array_nulls = on; "
             .to_owned();
     let limit = match purpose {
         Purpose::Write => options.write_timeout,

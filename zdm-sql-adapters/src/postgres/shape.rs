@@ -14,6 +14,8 @@ pub(super) enum Collation {
     Own,
     /// Different texts may be equal.
     Loose,
+    /// Byte by byte in an encoding whose order is not that of UTF-8.
+    Foreign,
 }
 
 /// A column of a table.
@@ -31,6 +33,8 @@ pub(super) struct Column {
     /// GENERATED ALWAYS AS IDENTITY: an update cannot set it.
     pub(super) always: bool,
     pub(super) collation: Collation,
+    /// The number and the modifier of the type, by which it is known again.
+    pub(super) type_id: (i64, i32),
 }
 
 /// A set of columns of which no two rows have the same values, or only an index.
@@ -43,6 +47,8 @@ pub(super) struct Index {
     pub(super) partial: bool,
     /// Whether it is checked at once, and not at the COMMIT.
     pub(super) immediate: bool,
+    /// Whether it takes two NULLs for the same: NULLS NOT DISTINCT.
+    pub(super) nulls_alike: bool,
     /// The columns, each with its collation and whether it goes upwards; `None` for an expression.
     pub(super) parts: Vec<Option<(String, Collation, bool)>>,
     pub(super) btree: bool,
@@ -91,16 +97,20 @@ pub(super) struct Shape {
     pub(super) deferrable: bool,
 }
 
-/// How the collation of a column or an index compares, by the catalog.
+/// How the collation of a column or an index compares, by the catalog. The database's own is what its provider
+/// makes of it; the provider has a column since version 15.
 const COLLATION: &str = "CASE WHEN co.oid IS NULL THEN 'bytes' WHEN NOT co.collisdeterministic THEN 'loose' \
-    WHEN co.collname IN ('C', 'POSIX') OR co.collname = 'default' AND \
-    (SELECT datcollate IN ('C', 'POSIX') FROM pg_database WHERE datname = current_database()) THEN 'bytes' \
-    ELSE 'own' END";
+    WHEN getdatabaseencoding() NOT IN ('UTF8', 'LATIN1', 'SQL_ASCII') THEN 'foreign' \
+    WHEN co.collnamespace <> 'pg_catalog'::regnamespace THEN 'own' WHEN co.collname IN ('C', 'POSIX') \
+    OR co.collname = 'default' AND (SELECT datcollate IN ('C', 'POSIX') AND \
+    coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' FROM pg_database d \
+    WHERE datname = current_database()) THEN 'bytes' ELSE 'own' END";
 
 fn collation(name: &str) -> Collation {
     match name {
         "bytes" => Collation::Bytes,
         "loose" => Collation::Loose,
+        "foreign" => Collation::Foreign,
         _ => Collation::Own,
     }
 }
@@ -161,7 +171,23 @@ impl Shape {
     }
 
     async fn read_columns(&mut self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        type Row = (String, String, String, String, String, String, i32, bool, bool, String, bool, String);
+        type Row = (
+            String,
+            String,
+            String,
+            String,
+            String,
+            String,
+            i32,
+            String,
+            bool,
+            bool,
+            String,
+            bool,
+            String,
+            i64,
+            i32,
+        );
         let sql = format!(
             "WITH RECURSIVE base (attnum, type, modifier, required) AS ( \
              SELECT attnum, atttypid, atttypmod, attnotnull FROM pg_attribute \
@@ -171,9 +197,10 @@ impl Shape {
              FROM base JOIN pg_type t ON t.oid = base.type WHERE t.typtype = 'd') \
              SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), n.nspname::text, t.typname::text, \
              t.typtype::text, quote_ident(n.nspname) || '.' || quote_ident(t.typname), base.modifier, \
-             base.required, a.attgenerated <> '', a.attidentity::text, \
-             coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false), {COLLATION} \
-             FROM base JOIN pg_attribute a ON a.attrelid = $1::bigint::oid AND a.attnum = base.attnum \
+             CASE WHEN base.modifier < 0 THEN '' WHEN t.typname = '_interval' THEN '(' || base.modifier || ')' \
+             ELSE coalesce(substring(format_type(t.oid, base.modifier) FROM '\\(.*\\)'), '') END, base.required, a.attgenerated <> '', a.attidentity::text, \
+             coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false), {COLLATION}, \
+             a.atttypid::bigint, a.atttypmod FROM base JOIN pg_attribute a ON a.attrelid = $1::bigint::oid AND a.attnum = base.attnum \
              JOIN pg_type t ON t.oid = base.type JOIN pg_namespace n ON n.oid = t.typnamespace \
              LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
              LEFT JOIN pg_collation co ON co.oid = a.attcollation \
@@ -190,13 +217,23 @@ impl Shape {
                 kind,
                 quoted,
                 modifier,
+                written,
                 not_null,
                 generated,
                 identity,
                 drawn,
                 own,
+                type_id,
+                type_modifier,
             ) = row;
-            let of = Declared { schema: &schema, name: &base, kind: &kind, quoted: &quoted, modifier };
+            let of = Declared {
+                schema: &schema,
+                name: &base,
+                kind: &kind,
+                quoted: &quoted,
+                modifier,
+                written: &written,
+            };
             self.columns.push(Column {
                 native: Native::of(&of),
                 name,
@@ -206,16 +243,18 @@ impl Shape {
                 counted: !identity.is_empty() || drawn,
                 always: identity == "a",
                 collation: collation(&own),
+                type_id: (type_id, type_modifier),
             });
         }
         Ok(())
     }
 
     async fn read_indexes(&mut self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        type Row = (String, bool, bool, bool, bool, bool, Option<String>, String, bool);
+        type Row = (String, bool, bool, bool, bool, bool, bool, Option<String>, String, bool);
         let sql = format!(
             "SELECT i.relname::text, x.indisunique OR x.indisexclusion, x.indisprimary, \
-             x.indpred IS NOT NULL OR x.indisexclusion, x.indimmediate, am.amname = 'btree', a.attname::text, \
+             x.indpred IS NOT NULL OR x.indisexclusion, x.indimmediate, \
+             coalesce((to_jsonb(x) ->> 'indnullsnotdistinct')::bool, false), am.amname = 'btree', a.attname::text, \
              {COLLATION}, x.indoption[k - 1] = 0 AND oc.opcdefault \
              FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am am ON am.oid = i.relam \
              CROSS JOIN LATERAL generate_series(1, x.indnkeyatts) AS k \
@@ -227,7 +266,7 @@ impl Shape {
         );
         let rows: Vec<Row> =
             sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(self.oid).fetch_all(connection).await?;
-        for (name, unique, primary, partial, immediate, btree, column, own, upwards) in rows {
+        for (name, unique, primary, partial, immediate, nulls_alike, btree, column, own, upwards) in rows {
             let part = column.map(|column| (column, collation(&own), upwards));
             match self.indexes.last_mut() {
                 Some(last) if last.name == name => last.parts.push(part),
@@ -238,6 +277,7 @@ impl Shape {
                         primary,
                         partial,
                         immediate,
+                        nulls_alike,
                         parts: vec![part],
                         btree,
                     });
@@ -315,7 +355,7 @@ impl Shape {
                 self.column(name).is_ok_and(|column| {
                     column.not_null
                         && !column.generated
-                        && column.collation != Collation::Loose
+                        && !matches!(column.collation, Collation::Loose | Collation::Foreign)
                         && column.native.as_ref().is_some_and(Native::makes_key)
                 })
             })
@@ -328,8 +368,8 @@ impl Shape {
                     "its primary key is DEFERRABLE, which no upsert can name; declare it NOT DEFERRABLE"
                 }
                 Some(_) => {
-                    "its primary key is of a type, or has a collation, under which different keys may be the same \
-                     row or have no order; add a unique index over other NOT NULL columns"
+                    "its primary key is of a type, or has a collation or an encoding, under which different keys may be \
+                     the same row or have no order that every database shares; add a unique index over other NOT NULL columns"
                 }
                 None => {
                     "it has neither a primary key nor a unique index over whole NOT NULL columns that can be \
@@ -374,6 +414,12 @@ impl Shape {
             if column.collation == Collation::Loose {
                 return refused(
                     "has a nondeterministic collation, under which different keys may be the same row; use another key",
+                );
+            }
+            if column.collation == Collation::Foreign {
+                return refused(
+                    "is a text in an encoding of the database whose order is not that of UTF-8; use another key, or a \
+                     database in UTF8",
                 );
             }
             let class = *classes.get(index).or(classes.last()).unwrap_or(&KeyClass::Any);

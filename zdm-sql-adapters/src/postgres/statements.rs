@@ -3,6 +3,7 @@
 
 use zdm_core::error::Result;
 
+use super::classify::ALTERED;
 use super::codec::Codec;
 use super::native::Native;
 use super::shape::{Collation, Column, Index, Shape, invalid, quoted};
@@ -67,6 +68,9 @@ pub(super) struct Table {
     pub(super) full_name: String,
     /// The table as SQL text, without those that inherit from it.
     only: String,
+    /// A condition that holds while the columns are what they were, and else is an error: the bytes of a value
+    /// say nothing of its type.
+    same_types: String,
     /// Reads a row. Parameters: the key.
     pub(super) one: String,
     /// Reads rows. Parameters: arrays of the keys' columns.
@@ -155,6 +159,23 @@ impl Table {
                 differs.collect::<Vec<_>>().join(" OR ")
             )
         };
+        let types: Vec<_> = fields
+            .iter()
+            .map(|Field { column, .. }| {
+                let (id, modifier) = column.type_id;
+                let text = format!("{id} {modifier} {}", column.name);
+                format!("'{}'", text.replace('\'', "''"))
+            })
+            .collect();
+        let same_types = format!(
+            "(SELECT (CASE WHEN count(*) = {} THEN 'pg_catalog.pg_class' ELSE \
+             '\"{ALTERED}\"' || left(count(*)::text, 0) END)::regclass \
+             FROM pg_catalog.pg_attribute WHERE attrelid = {} AND NOT attisdropped \
+             AND atttypid || ' ' || atttypmod || ' ' || attname IN ({})) IS NOT NULL",
+            types.len(),
+            shape.oid,
+            types.join(", ")
+        );
         let insert = format!(
             "INSERT INTO {table} AS zdm_old ({}) OVERRIDING SYSTEM VALUE SELECT {incoming} FROM {}",
             names(&fields),
@@ -172,6 +193,7 @@ impl Table {
                 .all(|field| !matches!(field.codec.native, Native::Loose { .. } | Native::Other { .. })),
             full_name: shape.full_name(),
             upsert: format!("{insert} {on_conflict}"),
+            same_types,
             insert,
             on_conflict,
             only,
@@ -226,9 +248,10 @@ impl Table {
     pub(super) fn page(&self, bounds: [Option<&str>; 2], limit: usize) -> String {
         let reads: Vec<_> = self.fields.iter().map(|field| field.read("zdm_old")).collect();
         format!(
-            "COPY (SELECT {} FROM {} AS zdm_old WHERE {} ORDER BY {} LIMIT {limit}) TO STDOUT (FORMAT binary)",
+            "COPY (SELECT {} FROM {} AS zdm_old WHERE {} AND {} ORDER BY {} LIMIT {limit}) TO STDOUT (FORMAT binary)",
             reads.join(", "),
             self.only,
+            self.same_types,
             self.within("zdm_old", bounds),
             self.ordered_key("zdm_old")
         )
@@ -259,7 +282,8 @@ impl Table {
     /// whole table for a range that holds none.
     pub(super) fn probe(&self, bounds: [Option<&str>; 2]) -> String {
         format!(
-            "(SELECT true FROM {} AS zdm_old WHERE {} ORDER BY {} LIMIT 1) IS NOT NULL",
+            "({} AND (SELECT true FROM {} AS zdm_old WHERE {} ORDER BY {} LIMIT 1) IS NOT NULL)",
+            self.same_types,
             self.only,
             self.within("zdm_old", bounds),
             self.ordered_key("zdm_old")

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Row, ValueRef};
+use sqlx::{AssertSqlSafe, Column, Row, ValueRef};
 use zdm_core::error::{Error, Kind, Result};
 use zdm_core::key::KeyBytes;
 use zdm_core::store::{Bulk, Capabilities, Change, Store};
@@ -177,6 +177,23 @@ impl<M: RowMapping> TableStore<M> {
         &self.inner.table
     }
 
+    /// Refuses a row whose columns are no longer of the types that its bytes are read as.
+    pub(super) fn check_types(&self, row: &PgRow) -> Result<()> {
+        let table = self.table();
+        for (field, column) in table.fields.iter().zip(row.columns()) {
+            let same = column.type_info().oid().is_some_and(|oid| field.codec.native.comes_as(oid.0));
+            if !same {
+                let message = format!(
+                    "column {} of table {} has been altered since the store was opened; open it again",
+                    field.column.name,
+                    table.name()
+                );
+                return Err(invalid(message));
+            }
+        }
+        Ok(())
+    }
+
     /// The values of a key's columns.
     pub(super) fn key_values(&self, key: &M::Key) -> Result<Vec<Value>> {
         let table = self.table();
@@ -346,7 +363,10 @@ impl<M: RowMapping> Store for TableStore<M> {
             .map_err(|error| classify(error, &format!("reading a row of table {}", table.name())))?;
         reader.release();
         match row {
-            Some(row) => self.record(fields(&row), &mut Vec::new())?.1.map(Some),
+            Some(row) => {
+                self.check_types(&row)?;
+                self.record(fields(&row), &mut Vec::new())?.1.map(Some)
+            }
             None => Ok(None),
         }
     }

@@ -144,7 +144,7 @@ pub struct Pair {
 /// | timestamp | as many digits and the same kind of zone, text | fewer digits, without zone where it had one (UTC is kept) |
 /// | JSON | JSON, text | |
 /// | bits | bits, text | |
-/// | a type of one database | the same type of the same database, text | |
+/// | a type of one database | the same type of the same database with the same limits or none, text | |
 /// | anything (SQLite) | anything | whatever the other side is |
 ///
 /// ```
@@ -211,6 +211,12 @@ pub fn pair(old: &ColumnType, new: &ColumnType) -> Result<Pair, String> {
         }
         (Ty::Timestamp { zone, digits }, Ty::Timestamp { zone: kept, digits: room }) => {
             by(old, zone == kept && digits <= room)
+        }
+        // With the limits of the one and without any: `numeric(5,2)[]` into `numeric[]`.
+        (Ty::Other(narrow), Ty::Other(wide))
+            if narrow.strip_prefix(wide.as_str()).is_some_and(|limits| limits.starts_with('(')) =>
+        {
+            by(old, true)
         }
         // Every other type can be written as text, but for bytes, which need not be one.
         (Ty::Bytes { .. }, Ty::Text { .. }) | (Ty::Text { .. }, Ty::Bytes { .. }) => refused(old, new),
@@ -282,6 +288,7 @@ mod tests {
             (Ty::Any, Ty::Date, Ty::Date, Fit::Checked),
             (Ty::Date, Ty::Any, Ty::Date, Fit::Widened),
             (Ty::Other("inet".into()), text.clone(), Ty::Other("inet".into()), Fit::Widened),
+            (Ty::Other("t(5,2)".into()), Ty::Other("t".into()), Ty::Other("t(5,2)".into()), Fit::Widened),
             (
                 Ty::Real { bits: 64, special: true },
                 Ty::Real { bits: 64, special: false },
@@ -296,6 +303,8 @@ mod tests {
             (text, Ty::Bytes { max: None }),
             (Ty::Date, Ty::Time),
             (Ty::Other("inet".into()), Ty::Other("cidr".into())),
+            (Ty::Other("t".into()), Ty::Other("t(5,2)".into())),
+            (Ty::Other("t(6,2)".into()), Ty::Other("t(5,2)".into())),
             (Ty::Json, Ty::Uuid),
         ] {
             let error = pair(&old, &new).unwrap_err();

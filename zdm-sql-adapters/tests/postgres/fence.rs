@@ -312,6 +312,26 @@ async fn unique_values_change_places_within_a_call_and_within_a_page() {
     assert_eq!(error.kind(), Kind::MissingReference, "{error}");
 }
 
+/// There two rows may not be moved aside to NULL.
+#[tokio::test]
+async fn unique_values_change_places_where_nulls_are_alike() {
+    let Some(db) = database("").await else { return };
+    if db.server_version() < 150_000 {
+        return;
+    }
+    db.execute("CREATE TABLE t (id int PRIMARY KEY, v int UNIQUE NULLS NOT DISTINCT)").await.unwrap();
+    let table = PgRows::discover(&db, "t").await.unwrap();
+    let put = |id: i64, v: i64| {
+        Change::Put(
+            key(id),
+            DynRow::new(table.columns().clone(), vec![Value::Integer(id), Value::Integer(v)]).unwrap(),
+        )
+    };
+    table.apply(&[put(1, 10), put(2, 20), put(3, 30)]).await.unwrap();
+    table.apply(&[put(1, 20), put(2, 30), put(3, 10)]).await.unwrap();
+    assert_eq!(rows(&db, "SELECT v::text FROM t ORDER BY id").await, ["20", "30", "10"]);
+}
+
 /// Random calls against the reference in memory: the same outcomes, the same rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_calls_do_what_the_reference_does() {

@@ -19,5 +19,6 @@ mod queue;
 #[path = "../shared_queue/mod.rs"]
 mod shared_queue;
 mod support;
+mod surroundings;
 mod timeouts;
 mod types;
