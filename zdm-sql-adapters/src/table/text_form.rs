@@ -220,7 +220,8 @@ fn parse_interval(text: &str) -> Option<Interval> {
     let mut words = text.split_whitespace();
     while let Some(word) = words.next() {
         if word.contains(':') {
-            interval.micros = parse_time(word)?;
+            // PostgreSQL writes the sign where the part before it is negative.
+            interval.micros = parse_time(word.strip_prefix('+').unwrap_or(word))?;
             continue;
         }
         let count: i32 = word.parse().ok()?;
@@ -285,6 +286,8 @@ mod tests {
         assert!(timestamp.parse("2024-05-06 07:08:09.0000001").is_err());
         assert!(timestamp.parse("2024-05-06 07:60:09").is_err());
         assert_eq!(ColumnType::Time.parse("-838:59:59"), Ok(Value::Time(-3_020_399_000_000)));
+        let interval = Value::Interval(Interval { months: 14, days: -2, micros: 10_800_000_001 });
+        assert_eq!(ColumnType::Interval.parse("1 year 2 mons -2 days +03:00:00.000001"), Ok(interval));
     }
 
     proptest! {
