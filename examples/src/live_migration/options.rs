@@ -21,7 +21,8 @@ Usage: live-migration [OPTIONS]
   --table NAME              move this table; may be given several times. Default: every table of the old
                             database, in an order that foreign keys allow
   --create                  create the tables on the new side first: columns and keys, and when the rows are
-                            there indexes and foreign keys
+                            there indexes and foreign keys. Defaults, generated columns and checks come along
+                            where the new database has words for them; what is left out is printed
   --dir DIRECTORY           keep the databases, the queue and the checkpoints there. A run that was killed is
                             resumed by running the program again. Default: a directory that is removed at the end
   --rows NUMBER             how many flights to load, 1 to 336776. Default: all of them. Not with --old

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::support::Server::{MySql, Postgres};
-use crate::support::{Database, chinook, files, program, refused, run, sqlite, text};
+use crate::support::{Database, chinook, files, program, refused, run, sqlite, text, told};
 
 /// A leg of a journey, under live writes.
 fn move_on(old: &str, new: &str, more: &[&str]) -> Value {
@@ -115,6 +115,46 @@ fn counters_go_on_right_after_the_last_number_that_was_given_out() {
     // On the way back, too: the sequence is past what was written at the new primary meanwhile.
     move_on(&last.url, &there.url, &["--rollback", "--writes-per-second", "200", "--readers", "0"]);
     assert_eq!(last.texts("SELECT (nextval('t_id_seq') > 510)::text"), ["true"]);
+}
+
+#[test]
+fn defaults_move_along_and_what_has_no_words_on_the_other_side_is_printed() {
+    let (Some(postgres), Some(mysql)) = (Database::create(Postgres), Database::create(MySql)) else { return };
+    let Some(twin) = Database::create(Postgres) else { return };
+    postgres.execute(
+        "CREATE TABLE orders (id SERIAL PRIMARY KEY, state VARCHAR(9) NOT NULL DEFAULT 'new', n INT DEFAULT 7, \
+         made TIMESTAMPTZ NOT NULL DEFAULT now(), due TIMESTAMPTZ DEFAULT now() + interval '1 day', \
+         twice INT GENERATED ALWAYS AS (n * 2) STORED, CONSTRAINT n_positive CHECK (n > 0)); \
+         INSERT INTO orders (n) VALUES (1), (2)",
+    );
+    let quiet = ["--create", "--writes-per-second", "0", "--readers", "0"];
+    let (_, told_twin) = told(&[&["--old", &postgres.url, "--new", &twin.url], &quiet[..]].concat());
+    assert!(!told_twin.contains("NOT CREATED"), "{told_twin}");
+    twin.execute("INSERT INTO orders DEFAULT VALUES");
+    assert_eq!(
+        twin.texts("SELECT concat_ws('|', id, state, n, twice, due > made) FROM orders WHERE id = 3"),
+        ["3|new|7|14|t"]
+    );
+    assert_eq!(
+        twin.texts(
+            "SELECT conname::text FROM pg_constraint WHERE contype = 'c' AND conrelid = 'orders'::regclass"
+        ),
+        ["n_positive"]
+    );
+
+    let (_, told_mysql) = told(&[&["--old", &postgres.url, "--new", &mysql.url], &quiet[..]].concat());
+    for what in [
+        "NOT CREATED: table orders, column due: its default (now() + '1 day'::interval) is left out",
+        "NOT CREATED: table orders, column twice: it is generated from ((n * 2)) STORED, and is left out",
+        "NOT CREATED: table orders: the check n_positive ((n > 0)) is left out",
+    ] {
+        assert!(told_mysql.contains(what), "{what}: {told_mysql}");
+    }
+    assert_eq!(told_mysql.matches("NOT CREATED").count(), 3, "{told_mysql}");
+    mysql.execute("INSERT INTO orders () VALUES ()");
+    let filled = "SELECT CONCAT_WS('|', id, state, n, due IS NULL, made > UTC_TIMESTAMP() - INTERVAL 1 MINUTE) \
+                  FROM orders WHERE id = 3";
+    assert_eq!(mysql.texts(filled), ["3|new|7|1|1"]);
 }
 
 #[test]

@@ -23,6 +23,11 @@ pub(crate) fn text(output: &Output) -> String {
 
 /// Runs to the end and returns the last line of standard output as JSON.
 pub(crate) fn run(arguments: &[&str]) -> Value {
+    told(arguments).0
+}
+
+/// As [`run`], with what was printed beside it.
+pub(crate) fn told(arguments: &[&str]) -> (Value, String) {
     let output = program(arguments).arg("--json").output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     let out = String::from_utf8(output.stdout.clone()).unwrap();
@@ -30,7 +35,7 @@ pub(crate) fn run(arguments: &[&str]) -> Value {
     for name in ["failed_requests", "lost", "extra", "mismatches", "parked"] {
         assert_eq!(json[name], 0, "{name}: {}", text(&output));
     }
-    json
+    (json, text(&output))
 }
 
 /// Runs and expects a failure that says so.

@@ -7,7 +7,10 @@ use super::MySql;
 use super::classify::classify;
 use super::native::Native;
 use super::shape::{Shape, invalid, quoted};
-use crate::table::{ColumnShape, ColumnType, ForeignKeyShape, IndexShape, TableShape, parents_first};
+use crate::table::{
+    ColumnShape, ColumnType, Dialect, ForeignKeyShape, IndexShape, TableShape, check_clauses,
+    default_clauses, expression_clause, parents_first,
+};
 
 /// An index has room for so many bytes.
 const INDEX_BYTES: u32 = 3_072;
@@ -25,12 +28,14 @@ pub struct TableSql {
     pub indexes: Vec<String>,
     /// Make the foreign keys, once the rows of all tables are loaded.
     pub foreign_keys: Vec<String>,
+    /// What the table has elsewhere and will not have here, as sentences for whoever decides about it.
+    pub left_out: Vec<String>,
 }
 
 impl MySql {
     /// What it takes to make the like of a table elsewhere.
     ///
-    /// Indexes over expressions or over the beginning of a column are left out, with a warning.
+    /// Indexes over expressions or over the beginning of a column are listed in [`TableShape::left_out`].
     ///
     /// # Errors
     /// `Kind::Invalid` when there is no such table.
@@ -72,6 +77,9 @@ impl MySql {
     /// what is unique elsewhere is unique here; UUIDs become `CHAR(36)`, because the server's own type has
     /// another order; points in time become `DATETIME`, in UTC where they have a zone, because `TIMESTAMP`
     /// ends in 2038.
+    ///
+    /// From another MySQL or MariaDB come defaults, generated columns and checks; from elsewhere defaults that
+    /// are constants or the present time, and counters. The rest is in [`TableSql::left_out`].
     ///
     /// # Errors
     /// `Kind::Invalid` naming a column, an index or a foreign key that has no like here.
@@ -152,7 +160,7 @@ impl MySql {
 
 fn described(shape: &Shape) -> TableShape {
     let key = shape.natural_key().unwrap_or_default();
-    let mut indexes = Vec::new();
+    let (mut indexes, mut left_out) = (Vec::new(), Vec::new());
     for index in &shape.indexes {
         match index.whole_columns() {
             Some(columns) if columns == key => {}
@@ -161,11 +169,10 @@ fn described(shape: &Shape) -> TableShape {
                 columns: columns.into_iter().map(str::to_owned).collect(),
                 unique: index.unique,
             }),
-            None => tracing::warn!(
-                table = shape.shown,
-                index = index.name,
-                "an index over an expression or a part of a column is left out"
-            ),
+            None => left_out.push(format!(
+                "table {}: the index {}, over an expression or a part of a column, is left out",
+                shape.shown, index.name
+            )),
         }
     }
     let parent = |database: &str, parent: &str| {
@@ -188,7 +195,10 @@ fn described(shape: &Shape) -> TableShape {
                 },
                 not_null: column.not_null,
                 generated: column.generated,
+                expression: column.expression.clone(),
                 counted: column.counted,
+                default: column.default.clone().filter(|_| !column.counted && !column.generated),
+                on_update_now: column.on_update_now,
             })
             .collect(),
         key,
@@ -205,13 +215,15 @@ fn described(shape: &Shape) -> TableShape {
                 on_update: own.on_update.clone(),
             })
             .collect(),
+        dialect: Some(Dialect::MySql),
+        checks: shape.checks.clone(),
+        statement: None,
+        left_out,
     }
 }
 
 fn made(shape: &TableShape, mariadb: bool) -> Result<TableSql> {
     let table = name_of(&shape.name);
-    let written: Vec<&ColumnShape> = shape.columns.iter().filter(|column| !column.generated).collect();
-    let known = |name: &String| written.iter().any(|column| column.name == *name);
     // Columns of an index that must hold the whole value share its room.
     let share = |name: &str| {
         let whole = std::iter::once(&shape.key)
@@ -221,20 +233,45 @@ fn made(shape: &TableShape, mariadb: bool) -> Result<TableSql> {
         lengths.max().map(|length| INDEX_BYTES / u32::try_from(length).unwrap_or(1).max(1))
     };
     let mut room = ROW_BYTES;
-    let mut lines = Vec::new();
-    for column in &written {
+    let (mut lines, mut left_out, mut written) =
+        (Vec::new(), shape.left_out.clone(), Vec::<&ColumnShape>::new());
+    for column in &shape.columns {
+        let generated = if column.generated {
+            let Some(clause) = expression_clause(shape, column, Dialect::MySql, &mut left_out) else {
+                continue;
+            };
+            clause
+        } else {
+            String::new()
+        };
+        written.push(column);
         let ty = sql_type(&column.ty, share(&column.name), &mut room, mariadb).map_err(|reason| {
             let message = format!("column {} of table {}: {reason}", column.name, shape.name);
             Error::new(Kind::Invalid, message)
         })?;
-        let null = if column.not_null || shape.key.contains(&column.name) { "NOT NULL" } else { "NULL" };
+        let null = match column.not_null || shape.key.contains(&column.name) {
+            // MariaDB takes neither word behind an expression.
+            _ if column.generated => "",
+            true => " NOT NULL",
+            false => " NULL",
+        };
         let counted = column.counted && shape.key.first() == Some(&column.name);
+        if column.counted && !counted {
+            left_out.push(format!(
+                "table {}, column {}: nothing counts it up here, because it is not the first of the key",
+                shape.name, column.name
+            ));
+        }
         let counted = if counted { " AUTO_INCREMENT" } else { "" };
-        lines.push(format!("    {} {ty} {null}{counted}", quoted(&column.name)));
+        let default = default_clauses(shape, column, Dialect::MySql, &mut left_out);
+        lines.push(format!("    {} {ty}{generated}{null}{default}{counted}", quoted(&column.name)));
     }
     if !shape.key.is_empty() {
         lines.push(format!("    PRIMARY KEY ({})", names(&shape.key)));
     }
+    let checks = check_clauses(shape, Dialect::MySql, quoted, &mut left_out);
+    lines.extend(checks.into_iter().map(|check| format!("    {check}")));
+    let known = |name: &String| written.iter().any(|column| column.name == *name);
     let create = format!(
         "CREATE TABLE {table} (\n{}\n) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE {}",
         lines.join(",\n"),
@@ -243,11 +280,10 @@ fn made(shape: &TableShape, mariadb: bool) -> Result<TableSql> {
     let mut indexes = Vec::new();
     for index in &shape.indexes {
         if !index.columns.iter().all(known) {
-            tracing::warn!(
-                table = shape.name,
-                index = index.name,
-                "an index over a generated column is left out"
-            );
+            left_out.push(format!(
+                "table {}: the index {} over a generated column is left out",
+                shape.name, index.name
+            ));
             continue;
         }
         let parts: Vec<_> = index
@@ -298,7 +334,7 @@ fn made(shape: &TableShape, mariadb: bool) -> Result<TableSql> {
             names(&key.parent_columns)
         ));
     }
-    Ok(TableSql { create, indexes, foreign_keys })
+    Ok(TableSql { create, indexes, foreign_keys, left_out })
 }
 
 fn collation(mariadb: bool) -> &'static str {

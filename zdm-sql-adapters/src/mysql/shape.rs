@@ -19,6 +19,12 @@ pub(super) struct Column {
     pub(super) counted: bool,
     pub(super) charset: Option<String>,
     pub(super) collation: Option<String>,
+    /// The default as SQL.
+    pub(super) default: Option<String>,
+    /// What it is generated from, and when.
+    pub(super) expression: Option<String>,
+    /// ON UPDATE CURRENT_TIMESTAMP.
+    pub(super) on_update_now: bool,
 }
 
 /// How the server compares the values of a key column, against the order of keys.
@@ -83,6 +89,8 @@ pub(super) struct Shape {
     pub(super) foreign_keys: Vec<ForeignKey>,
     /// Columns of this table that foreign keys refer to.
     pub(super) referenced: Vec<String>,
+    /// Names and conditions.
+    pub(super) checks: Vec<(String, String)>,
 }
 
 type ColumnRow = (
@@ -96,6 +104,8 @@ type ColumnRow = (
     Option<i64>,
     Option<i64>,
     Option<i64>,
+    Option<String>,
+    Option<String>,
     Option<String>,
     Option<String>,
 );
@@ -123,6 +133,7 @@ impl Shape {
             indexes: Vec::new(),
             foreign_keys: Vec::new(),
             referenced: Vec::new(),
+            checks: Vec::new(),
         };
         shape.read_columns(connection).await.map_err(doing)?;
         shape.read_indexes(connection).await.map_err(doing)?;
@@ -181,24 +192,25 @@ impl Shape {
     }
 
     async fn read_columns(&mut self, connection: &mut MySqlConnection) -> sqlx::Result<()> {
-        let checks: Vec<String> = if self.mariadb {
-            sqlx::query_scalar(
-                "SELECT CAST(check_clause AS CHAR) FROM information_schema.check_constraints \
-                 WHERE constraint_schema = ? AND table_name = ?",
-            )
-            .bind(&self.database)
-            .bind(&self.table)
-            .fetch_all(&mut *connection)
-            .await?
+        let checks = if self.mariadb {
+            "SELECT CAST(constraint_name AS CHAR), CAST(check_clause AS CHAR) \
+             FROM information_schema.check_constraints WHERE constraint_schema = ? AND table_name = ? ORDER BY 1"
         } else {
-            Vec::new()
+            "SELECT CAST(own.constraint_name AS CHAR), CAST(own.check_clause AS CHAR) \
+             FROM information_schema.check_constraints AS own JOIN information_schema.table_constraints AS tie \
+             ON tie.constraint_schema = own.constraint_schema AND tie.constraint_name = own.constraint_name \
+             WHERE tie.table_schema = ? AND tie.table_name = ? AND tie.constraint_type = 'CHECK' \
+             AND tie.enforced = 'YES' ORDER BY 1"
         };
+        let checks: Vec<(String, String)> =
+            sqlx::query_as(checks).bind(&self.database).bind(&self.table).fetch_all(&mut *connection).await?;
         let rows: Vec<ColumnRow> = sqlx::query_as(
             "SELECT CAST(column_name AS CHAR), CAST(column_type AS CHAR), CAST(data_type AS CHAR), \
              CAST(is_nullable = 'YES' AS SIGNED), CAST(extra AS CHAR), \
              CAST(character_maximum_length AS SIGNED), CAST(character_octet_length AS SIGNED), \
              CAST(numeric_precision AS SIGNED), CAST(numeric_scale AS SIGNED), CAST(datetime_precision AS SIGNED), \
-             CAST(character_set_name AS CHAR), CAST(collation_name AS CHAR) \
+             CAST(character_set_name AS CHAR), CAST(collation_name AS CHAR), CAST(column_default AS CHAR), \
+             CAST(generation_expression AS CHAR) \
              FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
         )
         .bind(&self.database)
@@ -218,6 +230,8 @@ impl Shape {
             digits,
             charset,
             collation,
+            default,
+            expression,
         ) in rows
         {
             let long = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok());
@@ -231,9 +245,16 @@ impl Shape {
                 scale: short(scale),
                 time_digits: short(digits),
                 charset: charset.clone(),
-                checked_json: checks.contains(&format!("json_valid({})", quoted(&name))),
+                checked_json: checks.iter().any(|(_, check)| *check == json_check(&name)),
             };
             let extra = extra.to_ascii_uppercase();
+            let stored = if extra.contains("VIRTUAL") { "VIRTUAL" } else { "STORED" };
+            let default = default.map(|default| match self.mariadb {
+                true => default,
+                false if extra.contains("DEFAULT_GENERATED") => unescaped(&default),
+                false if default.starts_with("b'") || default.starts_with("0x") => default,
+                false => format!("'{}'", default.replace('\\', "\\\\").replace('\'', "''")),
+            });
             let generated = ["VIRTUAL GENERATED", "STORED GENERATED", "PERSISTENT"];
             self.columns.push(Column {
                 native: Native::of(&declared),
@@ -244,8 +265,22 @@ impl Shape {
                 counted: extra.contains("AUTO_INCREMENT"),
                 charset,
                 collation,
+                default,
+                expression: expression.filter(|words| !words.is_empty()).map(|words| {
+                    format!("({}) {stored}", if self.mariadb { words } else { unescaped(&words) })
+                }),
+                on_update_now: extra.contains("ON UPDATE"),
             });
         }
+        let made_by_type = |check: &str| {
+            self.columns
+                .iter()
+                .any(|column| column.native == Native::Json && check == json_check(&column.name))
+        };
+        let checks = checks.into_iter().filter(|(_, check)| !made_by_type(check));
+        let mariadb = self.mariadb;
+        let checks = checks.map(|(name, check)| (name, if mariadb { check } else { unescaped(&check) }));
+        self.checks = checks.collect();
         Ok(())
     }
 
@@ -521,6 +556,16 @@ fn split(name: &str) -> (Option<String>, String) {
         Some(rest) => (Some(first), part(rest).0),
         None => (None, first),
     }
+}
+
+/// What MariaDB checks of a column that was declared JSON.
+fn json_check(column: &str) -> String {
+    format!("json_valid({})", quoted(column))
+}
+
+/// An expression as MySQL keeps it in its catalog has escapes before quotes.
+fn unescaped(words: &str) -> String {
+    words.replace("\\'", "'")
 }
 
 pub(super) fn invalid(message: String) -> Error {

@@ -4,8 +4,11 @@ use zdm_core::error::{Error, Kind, Result};
 
 use super::Postgres;
 use super::classify::classify;
-use super::shape::{Shape, quoted};
-use crate::table::{ColumnShape, ColumnType, ForeignKeyShape, IndexShape, TableShape, parents_first};
+use super::shape::{Column, Shape, quoted};
+use crate::table::{
+    ColumnShape, ColumnType, Default as DefaultValue, Dialect, ForeignKeyShape, IndexShape, TableShape,
+    check_clauses, default_clauses, expression_clause, parents_first,
+};
 
 /// The statements that make a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,17 +19,46 @@ pub struct TableSql {
     pub indexes: Vec<String>,
     /// Make the foreign keys, once the rows of all tables are loaded.
     pub foreign_keys: Vec<String>,
+    /// What the table has elsewhere and will not have here, as sentences for whoever decides about it.
+    pub left_out: Vec<String>,
 }
 
 impl Postgres {
     /// What it takes to make the like of a table elsewhere.
     ///
-    /// Indexes over expressions or over some rows only are left out, with a warning.
+    /// Indexes over expressions or over some rows only, and what needs functions or types that were made in
+    /// this database, are listed in [`TableShape::left_out`].
     ///
     /// # Errors
     /// `Kind::Invalid` when there is no such table.
     pub async fn describe(&self, table: &str) -> Result<TableShape> {
-        Ok(described(&self.shape(table).await?))
+        let shape = self.shape(table).await?;
+        let mut described = described(&shape);
+        let mut reader = self.reader().await?;
+        let checks: Vec<(String, String, bool)> = sqlx::query_as(
+            "SELECT con.conname::text, pg_get_expr(con.conbin, con.conrelid), con.convalidated AND NOT EXISTS \
+             (SELECT 1 FROM pg_depend own WHERE own.classid = 'pg_constraint'::regclass AND own.objid = con.oid \
+             AND NOT (own.refclassid = 'pg_class'::regclass AND own.refobjid = con.conrelid)) \
+             FROM pg_constraint con WHERE con.conrelid = $1::bigint::oid AND con.contype = 'c' ORDER BY con.conname",
+        )
+        .bind(shape.oid)
+        .fetch_all(&mut *reader)
+        .await
+        .map_err(|error| classify(error, &format!("reading the checks of table {table}")))?;
+        reader.release();
+        for (name, condition, portable) in checks {
+            if portable {
+                described.checks.push((name, condition));
+            } else {
+                // Not every row may fulfil it, or it calls what other databases do not have.
+                described.left_out.push(format!(
+                    "table {}: the check {name} ({condition}) is left out: it is not valid for all rows, or needs \
+                     what only this database has",
+                    shape.shown
+                ));
+            }
+        }
+        Ok(described)
     }
 
     /// The names of the tables of the first schema in the search path, in an order that foreign keys allow:
@@ -62,6 +94,9 @@ impl Postgres {
     /// The statements that make the like of a table here, in the first schema of the search path. Texts of
     /// the key compare byte by byte, which is the order in which pages are walked.
     ///
+    /// From another PostgreSQL come defaults, generated columns and checks as they are; from elsewhere
+    /// defaults that are constants or the present time, and counters. The rest is in [`TableSql::left_out`].
+    ///
     /// # Errors
     /// `Kind::Invalid` naming a column that has no like here.
     pub fn create_sql(&self, shape: &TableShape) -> Result<TableSql> {
@@ -71,7 +106,7 @@ impl Postgres {
 
 fn described(shape: &Shape) -> TableShape {
     let key = shape.natural_key().unwrap_or_default();
-    let mut indexes = Vec::new();
+    let (mut indexes, mut left_out) = (Vec::new(), Vec::new());
     for index in &shape.indexes {
         match index.whole_columns().filter(|_| !index.partial) {
             Some(columns) if index.unique && columns == key => {}
@@ -80,33 +115,19 @@ fn described(shape: &Shape) -> TableShape {
                 columns: columns.into_iter().map(str::to_owned).collect(),
                 unique: index.unique,
             }),
-            None => tracing::warn!(
-                table = shape.shown,
-                index = index.name,
-                "an index over an expression or over some rows is left out"
-            ),
+            None => left_out.push(format!(
+                "table {}: the index {}, over an expression or over some rows, is left out",
+                shape.shown, index.name
+            )),
         }
     }
     let parent = |schema: &str, parent: &str| {
         if schema == shape.schema { parent.to_owned() } else { format!("{schema}.{parent}") }
     };
+    let columns = shape.columns.iter().map(|column| column_shape(shape, column, &mut left_out)).collect();
     TableShape {
         name: shape.shown.clone(),
-        columns: shape
-            .columns
-            .iter()
-            .map(|column| ColumnShape {
-                name: column.name.clone(),
-                ty: match &column.native {
-                    Some(native) => native.natural(),
-                    None => ColumnType::Other(column.declared.clone()),
-                },
-                declared: column.declared.clone(),
-                not_null: column.not_null,
-                generated: column.generated,
-                counted: column.counted,
-            })
-            .collect(),
+        columns,
         key,
         indexes,
         foreign_keys: shape
@@ -121,15 +142,66 @@ fn described(shape: &Shape) -> TableShape {
                 on_update: own.on_update.clone(),
             })
             .collect(),
+        dialect: Some(Dialect::Postgres),
+        checks: Vec::new(),
+        statement: None,
+        left_out,
+    }
+}
+
+fn column_shape(shape: &Shape, column: &Column, left_out: &mut Vec<String>) -> ColumnShape {
+    let ty = match &column.native {
+        Some(native) => native.natural(),
+        None => ColumnType::Other(column.declared.clone()),
+    };
+    let mut note = |what: String| {
+        left_out.push(format!("table {}, column {}: {what}", shape.shown, column.name));
+    };
+    if column.domain {
+        note(format!("what the domain {} says beside its type is left out", column.declared));
+    }
+    let words = column.words.as_ref();
+    let expression = words.filter(|_| column.generated && column.portable);
+    let default = words.filter(|_| !column.generated && !column.counted).and_then(|words| {
+        if column.portable {
+            return Some(words.clone());
+        }
+        // A constant may be cast to a type that only this database has.
+        let constant = DefaultValue::read(words, Dialect::Postgres, &ty);
+        let constant = constant.and_then(|default| default.sql(Dialect::Postgres, &ty));
+        if constant.is_none() {
+            note(format!("its default {words}, which needs what only this database has, is left out"));
+        }
+        constant
+    });
+    ColumnShape {
+        name: column.name.clone(),
+        ty,
+        declared: column.declared.clone(),
+        not_null: column.not_null,
+        generated: column.generated,
+        expression: expression
+            .map(|words| format!("({words}) {}", if column.is_virtual { "VIRTUAL" } else { "STORED" })),
+        counted: column.counted,
+        default,
+        on_update_now: false,
     }
 }
 
 fn made(shape: &TableShape) -> Result<TableSql> {
     let bare = bare(&shape.name);
     let table = quoted(bare);
-    let written: Vec<&ColumnShape> = shape.columns.iter().filter(|column| !column.generated).collect();
-    let mut lines = Vec::new();
-    for column in &written {
+    let (mut lines, mut left_out, mut written) = (Vec::new(), shape.left_out.clone(), Vec::new());
+    for column in &shape.columns {
+        let generated = if column.generated {
+            let Some(clause) = expression_clause(shape, column, Dialect::Postgres, &mut left_out) else {
+                continue;
+            };
+            clause
+        } else {
+            String::new()
+        };
+        written.push(column);
         let ty = sql_type(column).map_err(|reason| {
             let message = format!("column {} of table {}: {reason}", column.name, shape.name);
             Error::new(Kind::Invalid, message)
@@ -143,20 +215,28 @@ fn made(shape: &TableShape) -> Result<TableSql> {
             (_, true) => " NOT NULL",
             (_, false) => "",
         };
-        lines.push(format!("    {} {ty}{collation}{null}", quoted(&column.name)));
+        if column.counted && !whole {
+            left_out.push(format!(
+                "table {}, column {}: nothing counts it up here, because it is no whole number of 64 bits",
+                shape.name, column.name
+            ));
+        }
+        let default = default_clauses(shape, column, Dialect::Postgres, &mut left_out);
+        lines.push(format!("    {} {ty}{collation}{generated}{default}{null}", quoted(&column.name)));
     }
     if !shape.key.is_empty() {
         lines.push(format!("    PRIMARY KEY ({})", names(&shape.key)));
     }
+    let checks = check_clauses(shape, Dialect::Postgres, quoted, &mut left_out);
+    lines.extend(checks.into_iter().map(|check| format!("    {check}")));
     let create = format!("CREATE TABLE {table} (\n{}\n)", lines.join(",\n"));
     let mut indexes = Vec::new();
     for index in &shape.indexes {
         if !index.columns.iter().all(|name| written.iter().any(|column| column.name == *name)) {
-            tracing::warn!(
-                table = shape.name,
-                index = index.name,
-                "an index over a generated column is left out"
-            );
+            left_out.push(format!(
+                "table {}: the index {} over a generated column is left out",
+                shape.name, index.name
+            ));
             continue;
         }
         let unique = if index.unique { "UNIQUE " } else { "" };
@@ -187,7 +267,7 @@ fn made(shape: &TableShape) -> Result<TableSql> {
             names(&key.parent_columns)
         )
     });
-    Ok(TableSql { foreign_keys: foreign_keys.collect(), create, indexes })
+    Ok(TableSql { foreign_keys: foreign_keys.collect(), create, indexes, left_out })
 }
 
 /// The name alone: a schema or a database of the other side has no place here.

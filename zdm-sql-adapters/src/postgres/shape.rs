@@ -30,6 +30,14 @@ pub(super) struct Column {
     pub(super) generated: bool,
     /// Counted by a sequence: an identity, or a default that draws from one.
     pub(super) counted: bool,
+    /// The default, or what it is generated from.
+    pub(super) words: Option<String>,
+    /// Whether the words mean the same in every database: they need nothing that was made in this one.
+    pub(super) portable: bool,
+    /// Whether it is generated when it is read, and not when it is written.
+    pub(super) is_virtual: bool,
+    /// Whether its type is a domain.
+    pub(super) domain: bool,
     /// GENERATED ALWAYS AS IDENTITY: an update cannot set it.
     pub(super) always: bool,
     pub(super) collation: Collation,
@@ -181,8 +189,9 @@ impl Shape {
             i32,
             String,
             bool,
-            bool,
             String,
+            Option<String>,
+            bool,
             bool,
             String,
             i64,
@@ -198,9 +207,12 @@ impl Shape {
              SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), n.nspname::text, t.typname::text, \
              t.typtype::text, quote_ident(n.nspname) || '.' || quote_ident(t.typname), base.modifier, \
              CASE WHEN base.modifier < 0 THEN '' WHEN t.typname = '_interval' THEN '(' || base.modifier || ')' \
-             ELSE coalesce(substring(format_type(t.oid, base.modifier) FROM '\\(.*\\)'), '') END, base.required, a.attgenerated <> '', a.attidentity::text, \
-             coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%', false), {COLLATION}, \
-             a.atttypid::bigint, a.atttypmod FROM base JOIN pg_attribute a ON a.attrelid = $1::bigint::oid AND a.attnum = base.attnum \
+             ELSE coalesce(substring(format_type(t.oid, base.modifier) FROM '\\(.*\\)'), '') END, base.required, \
+             a.attgenerated::text || a.attidentity::text, pg_get_expr(d.adbin, d.adrelid), \
+             NOT EXISTS (SELECT 1 FROM pg_depend own WHERE own.classid = 'pg_attrdef'::regclass \
+             AND own.objid = d.oid AND NOT (own.refclassid = 'pg_class'::regclass AND own.refobjid = a.attrelid)), \
+             a.atttypid <> t.oid, {COLLATION}, a.atttypid::bigint, a.atttypmod \
+             FROM base JOIN pg_attribute a ON a.attrelid = $1::bigint::oid AND a.attnum = base.attnum \
              JOIN pg_type t ON t.oid = base.type JOIN pg_namespace n ON n.oid = t.typnamespace \
              LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
              LEFT JOIN pg_collation co ON co.oid = a.attcollation \
@@ -219,9 +231,10 @@ impl Shape {
                 modifier,
                 written,
                 not_null,
-                generated,
-                identity,
-                drawn,
+                filled,
+                words,
+                portable,
+                domain,
                 own,
                 type_id,
                 type_modifier,
@@ -234,14 +247,21 @@ impl Shape {
                 modifier,
                 written: &written,
             };
+            // A letter each: stored, virtual; always an identity, or by default.
+            let is = |letter: &str| filled == letter;
+            let drawn = words.as_ref().is_some_and(|words| words.starts_with("nextval("));
             self.columns.push(Column {
                 native: Native::of(&of),
                 name,
                 declared,
                 not_null,
-                generated,
-                counted: !identity.is_empty() || drawn,
-                always: identity == "a",
+                generated: is("s") || is("v"),
+                counted: is("a") || is("d") || drawn,
+                words,
+                portable,
+                is_virtual: is("v"),
+                domain,
+                always: is("a"),
                 collation: collation(&own),
                 type_id: (type_id, type_modifier),
             });

@@ -7,7 +7,10 @@ use zdm_core::error::Result;
 use super::Sqlite;
 use super::classify::classify;
 use super::shape::{Affinity, Column, Shape, Unique, invalid, quoted};
-use crate::table::{ColumnShape, ColumnType, ForeignKeyShape, IndexShape, TableShape, parents_first};
+use crate::table::{
+    ColumnShape, ColumnType, Dialect, ForeignKeyShape, IndexShape, TableShape, check_clauses,
+    default_clauses, expression_clause, outside, parents_first,
+};
 
 /// As many digits as a float keeps of every decimal.
 const DIGITS_OF_A_FLOAT: u32 = 15;
@@ -21,6 +24,8 @@ pub struct TableSql {
     pub create: String,
     /// Make the indexes, once the rows are loaded.
     pub indexes: Vec<String>,
+    /// What the table has elsewhere and will not have here, as sentences for whoever decides about it.
+    pub left_out: Vec<String>,
 }
 
 impl Sqlite {
@@ -29,7 +34,8 @@ impl Sqlite {
     /// The types are what the declared words say: `NVARCHAR(40)` is text of at most 40 characters,
     /// `NUMERIC(10,2)` a decimal, `DATETIME` a point in time without zone. SQLite enforces none of it, so
     /// whole numbers have 64 bits whatever they are called. Words that say nothing are
-    /// [`ColumnType::Any`]. Indexes over expressions or over a part of the rows are left out, with a warning.
+    /// [`ColumnType::Any`]. Indexes over expressions or over a part of the rows are listed in
+    /// [`TableShape::left_out`].
     ///
     /// # Errors
     /// `Kind::Invalid` when there is no such table, or it has no key.
@@ -38,15 +44,16 @@ impl Sqlite {
         let shape = Shape::read(&mut connection, table).await?;
         let key = shape.natural_key()?;
         let doing = |error| classify(error, &format!("reading the indexes of table {table}"));
-        let names: Vec<(String, bool, bool)> = sqlx::query_as(
-            "SELECT name, \"unique\", partial FROM pragma_index_list(?) WHERE origin <> 'pk' ORDER BY name",
+        let names: Vec<(String, bool, bool, String)> = sqlx::query_as(
+            "SELECT name, \"unique\", partial, origin FROM pragma_index_list(?) WHERE origin <> 'pk' ORDER BY name",
         )
         .bind(&shape.table)
         .fetch_all(&mut *connection)
         .await
         .map_err(doing)?;
-        let mut indexes = Vec::new();
-        for (name, unique, partial) in names {
+        let (mut indexes, mut left_out) = (Vec::new(), Vec::new());
+        let mut key_in_statement = true;
+        for (name, unique, partial, origin) in names {
             let columns: Vec<Option<String>> =
                 sqlx::query_scalar("SELECT name FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno")
                     .bind(&name)
@@ -54,13 +61,15 @@ impl Sqlite {
                     .await
                     .map_err(doing)?;
             match columns.into_iter().collect::<Option<Vec<_>>>() {
-                Some(columns) if !partial && columns == key => {}
+                Some(columns) if !partial && columns == key => {
+                    let primary = shape.uniques.iter().any(|unique| unique.primary);
+                    key_in_statement &= primary || origin == "u";
+                }
                 Some(columns) if !partial => indexes.push(IndexShape { name, columns, unique }),
-                _ => tracing::warn!(
-                    table,
-                    index = name,
-                    "an index over an expression or some rows is left out"
-                ),
+                _ => left_out.push(format!(
+                    "table {}: the index {name}, over an expression or over some rows, is left out",
+                    shape.table
+                )),
             }
         }
         Ok(TableShape {
@@ -83,6 +92,10 @@ impl Sqlite {
                     }
                 })
                 .collect(),
+            dialect: Some(Dialect::Sqlite),
+            checks: checks(&shape.sql).into_iter().map(|condition| (String::new(), condition)).collect(),
+            statement: key_in_statement.then(|| shape.sql.clone()),
+            left_out,
         })
     }
 
@@ -117,8 +130,11 @@ impl Sqlite {
     /// The statements that make the like of a table here.
     ///
     /// Decimals of more than 15 digits, JSON, intervals and bits become text, in columns whose type says so
-    /// (`DECIMAL_TEXT(30,10)`): as numbers SQLite would round them. Generated columns are left out, because
-    /// expressions differ between databases.
+    /// (`DECIMAL_TEXT(30,10)`): as numbers SQLite would round them.
+    ///
+    /// A table of another file is made by its own statement, with all that this says. From elsewhere come
+    /// defaults that are constants or the present time, and counters as AUTOINCREMENT. The rest is in
+    /// [`TableSql::left_out`].
     ///
     /// # Errors
     /// `Kind::Invalid` when the table has no key.
@@ -210,8 +226,37 @@ fn described(shape: &Shape, column: &Column) -> ColumnShape {
         // A key column may lack NOT NULL; rows without a value there are refused all the same.
         not_null: column.not_null || shape.uniques.iter().any(|unique| is_in_key(unique, &column.name)),
         generated: column.generated,
+        // No pragma tells it.
+        expression: None,
         counted: shape.rowid.as_ref() == Some(&column.name),
+        default: column.default.clone(),
+        on_update_now: false,
     }
+}
+
+/// The conditions of the checks in a statement: no pragma tells them either.
+fn checks(statement: &str) -> Vec<String> {
+    const WORD: &str = "check";
+    let places = outside(statement);
+    let in_name = |character: char| character.is_alphanumeric() || character == '_';
+    let mut conditions = Vec::new();
+    for (at, depth) in &places {
+        let rest = &statement[*at..];
+        let found = rest.get(..WORD.len()).is_some_and(|word| word.eq_ignore_ascii_case(WORD));
+        let Some(behind) = rest.get(WORD.len()..).filter(|_| found && !statement[..*at].ends_with(in_name))
+        else {
+            continue;
+        };
+        if !behind.trim_start().starts_with('(') {
+            continue;
+        }
+        let begin = statement.len() - behind.trim_start().len() + 1;
+        let end = places
+            .iter()
+            .find(|(end, inner)| *end >= begin && *inner == depth + 1 && statement[*end..].starts_with(')'));
+        conditions.extend(end.map(|(end, _)| statement[begin..*end].trim().to_owned()));
+    }
+    conditions
 }
 
 fn is_in_key(unique: &Unique, column: &str) -> bool {
@@ -298,13 +343,46 @@ fn made(shape: &TableShape) -> Result<TableSql> {
         return Err(invalid(format!("the table {name} has no key and cannot be made")));
     }
     let list = |columns: &[String]| columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
-    let mut parts = Vec::new();
-    for column in shape.columns.iter().filter(|column| !column.generated) {
+    let statement = shape.statement.as_ref().filter(|_| shape.dialect == Some(Dialect::Sqlite));
+    let (mut parts, mut left_out) = (Vec::new(), shape.left_out.clone());
+    let mut missing = Vec::new();
+    // Only a key of one whole number is counted.
+    let counts = |column: &ColumnShape| {
+        column.counted
+            && shape.dialect != Some(Dialect::Sqlite)
+            && shape.key == [column.name.clone()]
+            && words(&column.ty, true) == "INTEGER"
+    };
+    for column in shape.columns.iter().filter(|_| statement.is_none()) {
+        let generated = if column.generated {
+            let Some(clause) = expression_clause(shape, column, Dialect::Sqlite, &mut left_out) else {
+                missing.push(&column.name);
+                continue;
+            };
+            clause
+        } else {
+            String::new()
+        };
         let key = shape.key.contains(&column.name);
         let not_null = if column.not_null || key { " NOT NULL" } else { "" };
-        parts.push(format!("{} {}{not_null}", quoted(&column.name), words(&column.ty, key)));
+        let default = default_clauses(shape, column, Dialect::Sqlite, &mut left_out);
+        let counted = if counts(column) { " PRIMARY KEY AUTOINCREMENT" } else { "" };
+        if column.counted && !counts(column) && shape.dialect != Some(Dialect::Sqlite) {
+            left_out.push(format!(
+                "table {}, column {}: nothing counts it up here, because it is not the whole key, or no whole \
+                 number of 64 bits",
+                shape.name, column.name
+            ));
+        }
+        let ty = words(&column.ty, key);
+        parts.push(format!("{} {ty}{generated}{not_null}{default}{counted}", quoted(&column.name)));
     }
-    parts.push(format!("PRIMARY KEY ({})", list(&shape.key)));
+    if !shape.columns.iter().any(counts) {
+        parts.push(format!("PRIMARY KEY ({})", list(&shape.key)));
+    }
+    if statement.is_none() {
+        parts.extend(check_clauses(shape, Dialect::Sqlite, quoted, &mut left_out));
+    }
     for key in &shape.foreign_keys {
         parts.push(format!(
             "FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {} ON UPDATE {}",
@@ -315,8 +393,22 @@ fn made(shape: &TableShape) -> Result<TableSql> {
             action(&key.on_update)?
         ));
     }
-    let generated = |name: &String| shape.columns.iter().any(|own| own.name == *name && own.generated);
-    let indexes = shape.indexes.iter().filter(|index| !index.columns.iter().any(generated));
+    let mut indexes = Vec::new();
+    for index in &shape.indexes {
+        // The statement makes those of its own constraints.
+        if statement.is_some() && index.name.starts_with("sqlite_") {
+            continue;
+        }
+        if index.columns.iter().any(|name| missing.contains(&name)) {
+            left_out.push(format!(
+                "table {}: the index {} over a generated column is left out",
+                shape.name, index.name
+            ));
+            continue;
+        }
+        indexes.push(index);
+    }
+    let indexes = indexes.into_iter();
     let indexes = indexes
         .map(|index| {
             let unique = if index.unique { "UNIQUE " } else { "" };
@@ -329,7 +421,11 @@ fn made(shape: &TableShape) -> Result<TableSql> {
             format!("CREATE {unique}INDEX {} ON {table} ({})", quoted(&unlike), list(&index.columns))
         })
         .collect();
-    Ok(TableSql { create: format!("CREATE TABLE {table} ({})", parts.join(", ")), indexes })
+    let create = match statement {
+        Some(statement) => statement.clone(),
+        None => format!("CREATE TABLE {table} ({})", parts.join(", ")),
+    };
+    Ok(TableSql { create, indexes, left_out })
 }
 
 /// One of the words of SQL for what happens to a row whose parent changes.

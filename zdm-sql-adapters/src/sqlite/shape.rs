@@ -42,6 +42,8 @@ pub(super) struct Column {
     pub(super) affinity: Affinity,
     pub(super) not_null: bool,
     pub(super) generated: bool,
+    /// The default as SQL.
+    pub(super) default: Option<String>,
     /// Whether text is compared byte by byte.
     binary: bool,
 }
@@ -80,6 +82,8 @@ pub(super) struct Shape {
     pub(super) rowid: Option<String>,
     /// Whether SQLite keeps a counter for it.
     pub(super) autoincrement: bool,
+    /// The CREATE TABLE statement.
+    pub(super) sql: String,
     utf8: bool,
 }
 
@@ -112,8 +116,8 @@ impl Shape {
             }
         };
         let encoding: String = sqlx::query_scalar("PRAGMA encoding").fetch_one(&mut *connection).await?;
-        let rows: Vec<(String, String, bool, i64, i64)> = sqlx::query_as(
-            "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid",
+        let rows: Vec<(String, String, bool, i64, i64, Option<String>)> = sqlx::query_as(
+            "SELECT name, type, \"notnull\", pk, hidden, dflt_value FROM pragma_table_xinfo(?) ORDER BY cid",
         )
         .bind(&table)
         .fetch_all(&mut *connection)
@@ -125,13 +129,14 @@ impl Shape {
             _ => None,
         };
         let mut columns = Vec::with_capacity(rows.len());
-        for (name, declared, not_null, pk, hidden) in rows.iter().filter(|row| row.4 != 1) {
+        for (name, declared, not_null, pk, hidden, default) in rows.iter().filter(|row| row.4 != 1) {
             columns.push(Column {
                 name: name.clone(),
                 declared: declared.clone(),
                 affinity: Affinity::of(declared),
                 not_null: *not_null || rowid.as_ref() == Some(name) || (without_rowid && *pk > 0),
                 generated: *hidden > 1,
+                default: default.clone(),
                 binary: compares_bytes(connection, &table, name).await?,
             });
         }
@@ -208,7 +213,18 @@ impl Shape {
                 .await?;
         let autoincrement = counters && rowid.is_some() && sql.to_ascii_uppercase().contains("AUTOINCREMENT");
         let utf8 = encoding == "UTF-8";
-        Ok(Ok(Self { table, strict, columns, uniques, foreign_keys, linked, rowid, autoincrement, utf8 }))
+        Ok(Ok(Self {
+            table,
+            strict,
+            columns,
+            uniques,
+            foreign_keys,
+            linked,
+            rowid,
+            autoincrement,
+            sql,
+            utf8,
+        }))
     }
 
     pub(super) fn column(&self, name: &str) -> Result<&Column> {

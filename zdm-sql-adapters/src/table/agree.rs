@@ -46,7 +46,8 @@ impl Agreement {
 /// use zdm_sql_adapters::table::{ColumnShape, ColumnType, Fit, TableShape, agree};
 ///
 /// let column = |name: &str, ty: ColumnType| ColumnShape {
-///     name: name.to_owned(), declared: ty.to_string(), ty, not_null: true, generated: false, counted: false,
+///     name: name.to_owned(), declared: ty.to_string(), ty, not_null: true, generated: false, expression: None,
+///     counted: false, default: None, on_update_now: false,
 /// };
 /// let table = |bits| TableShape {
 ///     name: "users".to_owned(),
@@ -142,7 +143,17 @@ mod tests {
 
     fn column(name: &str, ty: ColumnType, not_null: bool) -> ColumnShape {
         let declared = ty.to_string();
-        ColumnShape { name: name.to_owned(), ty, declared, not_null, generated: false, counted: false }
+        ColumnShape {
+            name: name.to_owned(),
+            ty,
+            declared,
+            not_null,
+            generated: false,
+            expression: None,
+            counted: false,
+            default: None,
+            on_update_now: false,
+        }
     }
 
     fn table(columns: Vec<ColumnShape>) -> TableShape {

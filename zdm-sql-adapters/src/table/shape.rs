@@ -1,5 +1,16 @@
 use super::ColumnType;
 
+/// Whose SQL the words of a table are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// PostgreSQL.
+    Postgres,
+    /// MySQL and MariaDB.
+    MySql,
+    /// SQLite.
+    Sqlite,
+}
+
 /// A table as its database declares it, in the words of no particular database: what it takes to make the
 /// like of it elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +25,15 @@ pub struct TableShape {
     pub indexes: Vec<IndexShape>,
     /// References to other tables.
     pub foreign_keys: Vec<ForeignKeyShape>,
+    /// Whose words the defaults, expressions and constraints are in; none where there are none.
+    pub dialect: Option<Dialect>,
+    /// Check constraints, each with its name, or an empty one, and its condition.
+    pub checks: Vec<(String, String)>,
+    /// The whole statement that makes the table, where its database can be asked for it (SQLite).
+    pub statement: Option<String>,
+    /// What the table has and this does not say, as sentences: an index over an expression, a default that
+    /// calls a function of this very database.
+    pub left_out: Vec<String>,
 }
 
 /// A column of a table.
@@ -29,8 +49,14 @@ pub struct ColumnShape {
     pub not_null: bool,
     /// Whether the database computes it: it is neither read nor written.
     pub generated: bool,
+    /// What it is generated from, with the words behind it: `(a + b) STORED`.
+    pub expression: Option<String>,
     /// Whether the database counts it up when it is left out.
     pub counted: bool,
+    /// The default as the database writes it. None for a counted column.
+    pub default: Option<String>,
+    /// Whether an UPDATE that leaves it out sets it to the present time (MySQL).
+    pub on_update_now: bool,
 }
 
 /// An index over whole columns.

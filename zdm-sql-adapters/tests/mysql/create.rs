@@ -44,7 +44,10 @@ fn shop() -> [TableShape; 2] {
         ty,
         not_null,
         generated: false,
+        expression: None,
         counted: name == "id",
+        default: None,
+        on_update_now: false,
     };
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let customers = TableShape {
@@ -68,7 +71,7 @@ fn shop() -> [TableShape; 2] {
             IndexShape { name: "by_email".to_owned(), columns: names(&["email"]), unique: true },
             IndexShape { name: "by_notes".to_owned(), columns: names(&["notes", "seen"]), unique: false },
         ],
-        foreign_keys: Vec::new(),
+        ..TableShape::default()
     };
     let orders = TableShape {
         name: "orders".to_owned(),
@@ -87,6 +90,7 @@ fn shop() -> [TableShape; 2] {
             on_delete: "CASCADE".to_owned(),
             on_update: "NO ACTION".to_owned(),
         }],
+        ..TableShape::default()
     };
     [customers, orders]
 }
@@ -167,14 +171,62 @@ async fn a_description_makes_the_like_of_a_table() {
         (db.describe("a_children").await.unwrap(), copy.describe("a_children").await.unwrap());
     assert_eq!(theirs.foreign_keys, ours.foreign_keys);
     assert_eq!(theirs.key, ours.key);
-    let written: Vec<_> =
-        ours.columns.iter().filter(|column| !column.generated).map(|column| column.name.clone()).collect();
-    assert_eq!(theirs.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>(), written);
+    let names =
+        |columns: &[ColumnShape]| columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&theirs.columns), names(&ours.columns));
     for column in ours.columns.iter().filter(|column| !column.generated) {
         let like = theirs.columns.iter().find(|like| like.name == column.name).unwrap();
         zdm_sql_adapters::table::pair(&column.ty, &like.ty).unwrap();
         assert_eq!(like.not_null, column.not_null, "{}", column.name);
     }
+}
+
+#[tokio::test]
+async fn what_the_database_fills_in_comes_along_or_is_named() {
+    let Some(db) = database(
+        "CREATE TABLE filled (id INT AUTO_INCREMENT PRIMARY KEY, n INT NOT NULL DEFAULT 5, \
+         note VARCHAR(20) DEFAULT 'it''s \\\\ x', long_note TEXT DEFAULT 'long', flag BIT(1) DEFAULT b'1', \
+         e ENUM('x','y') DEFAULT 'y', price DECIMAL(9,2) DEFAULT 1.50, code CHAR(36) DEFAULT UUID(), nothing INT, \
+         made DATETIME(3) DEFAULT CURRENT_TIMESTAMP(3) ON UPDATE CURRENT_TIMESTAMP(3), \
+         stamp TIMESTAMP DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP, j JSON DEFAULT '{}', \
+         twice INT AS (n * 2) STORED, loud VARCHAR(30) AS (CONCAT(note, '!')) VIRTUAL, \
+         CONSTRAINT n_is_small CHECK (n < 100), KEY (twice))",
+    )
+    .await
+    else {
+        return;
+    };
+    let Some(copy) = database("").await else { return };
+    let shape = db.describe("filled").await.unwrap();
+    let sql = copy.create_sql(&shape).unwrap();
+    // Columns with a zone become points in time in UTC, which ON UPDATE does not know.
+    assert_eq!(sql.left_out.len(), 1, "{:?}", sql.left_out);
+    assert!(sql.left_out[0].contains("column stamp: that an UPDATE sets it"), "{:?}", sql.left_out);
+    for statement in std::iter::once(sql.create).chain(sql.indexes) {
+        copy.execute(statement).await.unwrap();
+    }
+    for db in [&db, &copy] {
+        db.execute("INSERT INTO filled () VALUES ()").await.unwrap();
+        let text = |column: &str| format!("CONVERT({column} USING utf8mb4) COLLATE utf8mb4_bin");
+        let [note, long, e, j, loud] = ["note", "long_note", "e", "j", "loud"].map(text);
+        let shown = format!(
+            "SELECT CONCAT_WS('|', n, {note}, {long}, flag + 0, {e}, price, LENGTH(code), nothing IS NULL, {j}, twice, \
+             {loud}, made > NOW() - INTERVAL 1 MINUTE) FROM filled"
+        );
+        let shown = rows(db, &shown).await;
+        assert_eq!(shown, ["5|it's \\ x|long|1|y|1.50|36|1|{}|10|it's \\ x!|1"]);
+        let refused = db.execute("INSERT INTO filled (n) VALUES (100)").await.unwrap_err();
+        assert!(refused.to_string().contains("n_is_small") || refused.kind() == Kind::Rejected, "{refused}");
+        db.execute("UPDATE filled SET made = '2000-01-01'").await.unwrap();
+        db.execute("UPDATE filled SET n = 6").await.unwrap();
+        assert_eq!(rows(db, "SELECT CAST(made > '2001-01-01' AS CHAR) FROM filled").await, ["1"]);
+    }
+    // In UTC, whatever the zone of the session.
+    copy.execute("SET time_zone = '+05:00'; INSERT INTO filled (n) VALUES (7); SET time_zone = '+00:00'")
+        .await
+        .unwrap();
+    let late = "SELECT CAST(ABS(TIMESTAMPDIFF(SECOND, stamp, UTC_TIMESTAMP())) < 60 AS CHAR) FROM filled WHERE n = 7";
+    assert_eq!(rows(&copy, late).await, ["1"]);
 }
 
 #[tokio::test]

@@ -40,7 +40,53 @@ async fn a_table_made_like_another_agrees_with_it() {
         assert_eq!(column.fit, zdm_sql_adapters::table::Fit::Exact, "{column:?}");
     }
     assert!(one.columns[0].counted && other.columns[0].counted && one.columns[19].generated);
-    write(&new, "INSERT INTO things (code, name) VALUES ('a', 'n')").await.unwrap();
+    assert_eq!(other.columns[2].default, one.columns[2].default);
+    write(&new, "INSERT INTO things (code, tiny) VALUES ('a', 4)").await.unwrap();
+    assert_eq!(rows(&new, "SELECT name || doubled FROM things").await, ["x8"]);
+}
+
+#[tokio::test]
+async fn what_the_database_fills_in_comes_along_or_is_named() {
+    let schema = "CREATE TYPE mood AS ENUM ('calm', 'wild'); CREATE DOMAIN price AS numeric(9,2) CHECK (VALUE >= 0); \
+        CREATE FUNCTION lucky() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 7'; \
+        CREATE TABLE filled (id bigserial PRIMARY KEY, made timestamptz NOT NULL DEFAULT now(), \
+        due timestamp DEFAULT (now() AT TIME ZONE 'utc') + interval '1 day', code uuid DEFAULT gen_random_uuid(), \
+        m mood DEFAULT 'calm', n int DEFAULT lucky(), cost price, tags text[] DEFAULT '{}'::text[], \
+        note text DEFAULT E'it''s \\\\ \\t', small smallint DEFAULT -3, \
+        whole int GENERATED ALWAYS AS (small * 2) STORED, odd int GENERATED ALWAYS AS (small + lucky()) STORED, \
+        CONSTRAINT small_is_small CHECK (small < 100 AND note <> '('), CHECK (m <> 'wild')); \
+        CREATE INDEX by_whole ON filled (whole); CREATE INDEX by_odd ON filled (odd)";
+    let (Some(old), Some(new)) = (database(schema).await, database("").await) else { return };
+    let shape = old.describe("filled").await.unwrap();
+    let sql = new.create_sql(&shape).unwrap();
+    let left_out = sql.left_out.join("\n");
+    for words in [
+        "column n: its default lucky()",
+        "column cost: what the domain price says",
+        "column odd: it is generated, and is left out; add it by hand",
+        "the check filled_m_check",
+        "the index by_odd over a generated column",
+    ] {
+        assert!(left_out.contains(words), "{words}: {left_out}");
+    }
+    assert_eq!(sql.left_out.len(), 5, "{left_out}");
+    new.execute(sql.create).await.unwrap();
+    assert_eq!(sql.indexes.len(), 1);
+    for index in sql.indexes {
+        new.execute(index).await.unwrap();
+    }
+    let fill = "INSERT INTO filled DEFAULT VALUES";
+    let show = "SELECT concat_ws('|', id, made = now() OR made > now() - interval '1 min', due::date > now()::date, \
+        length(code::text), m, tags, note, small, whole) FROM filled";
+    for db in [&old, &new] {
+        write(db, fill).await.unwrap();
+        assert_eq!(rows(db, show).await, ["1|t|t|36|calm|{}|it's \\ \t|-3|-6"]);
+        let refused = write(db, "INSERT INTO filled (small) VALUES (100)").await.unwrap_err();
+        assert!(
+            refused.to_string().contains("small_is_small") || refused.kind() == Kind::Rejected,
+            "{refused}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -52,7 +98,10 @@ async fn types_of_other_databases_find_a_place() {
         ty,
         not_null: key,
         generated: false,
+        expression: None,
         counted: key,
+        default: None,
+        on_update_now: false,
     };
     let decimal = |precision, scale| ColumnType::Decimal { precision, scale, special: false };
     let mut shape = TableShape {

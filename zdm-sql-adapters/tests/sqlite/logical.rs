@@ -155,23 +155,36 @@ async fn a_table_made_like_another_is_described_like_it() {
     )
     .await;
     assert_eq!(db.tables().await.unwrap(), ["parent", "the child"]);
-    let other = database("").await;
-    for table in db.tables().await.unwrap() {
-        let mut shape = db.describe(&table).await.unwrap();
-        let sql = other.create_sql(&shape).unwrap();
-        other.execute(sql.create).await.unwrap();
-        for index in sql.indexes {
-            other.execute(index).await.unwrap();
+    // By its own statement, and by one that is made as for a table of another database.
+    for own in [true, false] {
+        let other = database("").await;
+        for table in db.tables().await.unwrap() {
+            let mut shape = db.describe(&table).await.unwrap();
+            if !own {
+                shape.statement = None;
+            }
+            let sql = other.create_sql(&shape).unwrap();
+            if table == "the child" {
+                assert!(sql.left_out[0].contains("the index some, over"), "{:?}", sql.left_out);
+                let generated = "column double: it is generated, and is left out";
+                assert_eq!(sql.left_out.iter().any(|what| what.contains(generated)), !own);
+            }
+            other.execute(sql.create).await.unwrap();
+            for index in sql.indexes {
+                other.execute(index).await.unwrap();
+            }
+            let mut again = other.describe(&table).await.unwrap();
+            shape.columns.retain(|column| own || !column.generated);
+            for shape in [&mut shape, &mut again] {
+                // The words differ, what they mean does not; and the names of indexes belong to the file.
+                shape.columns.iter_mut().for_each(|column| column.declared.clear());
+                shape.indexes.iter_mut().for_each(|index| index.name.clear());
+                shape.indexes.sort_by(|left, right| left.columns.cmp(&right.columns));
+                shape.left_out.clear();
+                shape.statement = None;
+            }
+            assert_eq!(again, shape);
         }
-        let mut again = other.describe(&table).await.unwrap();
-        shape.columns.retain(|column| !column.generated);
-        for shape in [&mut shape, &mut again] {
-            // The words differ, what they mean does not; and the names of indexes belong to the file.
-            shape.columns.iter_mut().for_each(|column| column.declared.clear());
-            shape.indexes.iter_mut().for_each(|index| index.name.clear());
-            shape.indexes.sort_by(|left, right| left.columns.cmp(&right.columns));
-        }
-        assert_eq!(again, shape);
     }
     assert_eq!(db.last_counted("parent").await.unwrap(), Some(0));
     db.execute("INSERT INTO parent VALUES (41, 'x')").await.unwrap();
@@ -200,4 +213,60 @@ async fn a_counter_goes_on_above_what_the_other_side_gave_out() {
     let full = db.advance_autoincrement("Never Again", u64::MAX).await.unwrap_err();
     assert!(full.to_string().contains("no room above"), "{full}");
     assert!(db.advance_autoincrement("nowhere", 1).await.is_err());
+}
+
+#[tokio::test]
+async fn what_the_database_fills_in_comes_along_or_is_named() {
+    let statement = "CREATE TABLE filled (id INTEGER PRIMARY KEY AUTOINCREMENT, n INT NOT NULL DEFAULT (5), \
+         note TEXT DEFAULT 'it''s -- (', made DATETIME DEFAULT CURRENT_TIMESTAMP, dice INT DEFAULT (abs(random()) % 6), \
+         twice INT AS (n * 2) STORED, checked INT CHECK (checked < 9), raw BLOB DEFAULT x'00ff', \
+         CONSTRAINT \"check (me)\" CHECK (n < 100 AND (note <> ')')))";
+    let (db, copy) = (database(statement).await, database("").await);
+    let mut shape = db.describe("filled").await.unwrap();
+    let sql = copy.create_sql(&shape).unwrap();
+    assert_eq!(sql.left_out, Vec::<String>::new());
+    copy.execute(sql.create).await.unwrap();
+    assert_eq!(copy.describe("filled").await.unwrap(), shape);
+
+    // As another database would see it: without the statement, and in words that are not its own.
+    shape.statement = None;
+    shape.name = "foreign.others".to_owned();
+    for column in &mut shape.columns {
+        column.default = match column.name.as_str() {
+            "note" => Some("'it''s -- ('::text".to_owned()),
+            "made" => Some("now()".to_owned()),
+            "raw" => Some("'\\x00ff'::bytea".to_owned()),
+            _ => column.default.take(),
+        };
+    }
+    shape.dialect = Some(zdm_sql_adapters::table::Dialect::Postgres);
+    let sql = copy.create_sql(&shape).unwrap();
+    let left_out = sql.left_out.join("\n");
+    for words in [
+        "column dice: its default abs(random()) % 6 is left out",
+        "column twice: it is generated, and is left out",
+        "the check  (checked < 9) is left out",
+        "the check  (n < 100 AND (note <> ')')) is left out",
+    ] {
+        assert!(left_out.contains(words), "{words}: {left_out}");
+    }
+    assert_eq!(sql.left_out.len(), 4, "{left_out}");
+    copy.execute(sql.create).await.unwrap();
+    copy.execute(
+        "INSERT INTO others DEFAULT VALUES; DELETE FROM others; INSERT INTO others DEFAULT VALUES; \
+         INSERT INTO filled DEFAULT VALUES",
+    )
+    .await
+    .unwrap();
+    // What is gone is not given out again, as in the database that the table comes from.
+    assert_eq!(copy.last_counted("others").await.unwrap(), Some(2));
+    let same: Vec<i64> = sqlx::query_scalar(
+        "SELECT n || note || hex(raw) = '5it''s -- (00FF' AND abs(julianday('now', 'localtime') - julianday(made)) < 0.01 \
+         FROM others UNION ALL SELECT n || note || hex(raw) = '5it''s -- (00FF' AND made NOT NULL FROM filled",
+    )
+    .fetch_all(copy.readers())
+    .await
+    .unwrap();
+    assert_eq!(same, [1, 1]);
+    assert!(copy.execute("INSERT INTO filled (n) VALUES (100)").await.is_err());
 }

@@ -127,7 +127,17 @@ mod tests {
 
     fn column(ty: ColumnType) -> ColumnShape {
         let declared = ty.to_string();
-        ColumnShape { name: "c".into(), ty, declared, not_null: true, generated: false, counted: false }
+        ColumnShape {
+            name: "c".into(),
+            ty,
+            declared,
+            not_null: true,
+            generated: false,
+            expression: None,
+            counted: false,
+            default: None,
+            on_update_now: false,
+        }
     }
 
     #[test]

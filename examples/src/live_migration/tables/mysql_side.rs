@@ -64,7 +64,12 @@ impl Side for MySqlSide {
 
     fn creation(&self, shape: &TableShape) -> zdm_core::Result<Creation> {
         let sql = self.database.create_sql(shape)?;
-        Ok(Creation { create: sql.create, indexes: sql.indexes, foreign_keys: sql.foreign_keys })
+        Ok(Creation {
+            create: sql.create,
+            indexes: sql.indexes,
+            foreign_keys: sql.foreign_keys,
+            left_out: sql.left_out,
+        })
     }
 
     async fn execute(&self, sql: String) -> zdm_core::Result<()> {

@@ -67,20 +67,31 @@ pub async fn chosen(old: &dyn Side, wanted: &[String]) -> Result<Vec<TableShape>
     Ok(shapes)
 }
 
+/// What is left of creating tables.
+#[derive(Debug, Default)]
+pub struct Created {
+    /// Statements for after the load.
+    pub after_load: Vec<String>,
+    /// What the new tables do not have, as sentences.
+    pub left_out: Vec<String>,
+}
+
 /// Creates the tables on the new side, without what comes after the load. Returns that.
 ///
 /// # Errors
 /// A table is there already, a column has no like there, or the database refuses the statement.
-pub async fn create(new: &dyn Side, shapes: &[TableShape], begun: &Path) -> Result<Vec<String>> {
+pub async fn create(new: &dyn Side, shapes: &[TableShape], begun: &Path) -> Result<Created> {
     let there = new.tables().await.doing(|| "the tables of the new database cannot be listed".into())?;
     // A run that was killed while it created tables has left some.
     let ours = std::fs::read_to_string(begun).unwrap_or_default();
     let mut after = (Vec::new(), Vec::new());
+    let mut left_out = Vec::new();
     let mut statements = Vec::new();
     for shape in shapes {
         let creation = new.creation(shape).doing(|| format!("table {} cannot be created", shape.name))?;
         after.0.extend(creation.indexes);
         after.1.extend(creation.foreign_keys);
+        left_out.extend(creation.left_out);
         if !there.contains(&shape.name) {
             statements.push((&shape.name, creation.create));
         } else if !ours.lines().any(|name| name == shape.name) {
@@ -97,7 +108,7 @@ pub async fn create(new: &dyn Side, shapes: &[TableShape], begun: &Path) -> Resu
     }
     // All indexes, then what refers to them.
     after.0.append(&mut after.1);
-    Ok(after.0)
+    Ok(Created { after_load: after.0, left_out })
 }
 
 /// What both sides agree on, for every table.

@@ -54,11 +54,13 @@ pub async fn run(options: &Options, wanted: &Move) -> Result<bool> {
 
     let resumed = files.ledger().exists();
     let after_load = files.dir().join("after-load");
+    let mut left_out = Vec::new();
     if wanted.create && !resumed {
-        let statements = plan::create(&*new, &shapes_of_old, &files.dir().join("created")).await?;
+        let created = plan::create(&*new, &shapes_of_old, &files.dir().join("created")).await?;
         let statements =
-            serde_json::to_string(&statements).doing(|| "the statements cannot be kept".into())?;
+            serde_json::to_string(&created.after_load).doing(|| "the statements cannot be kept".into())?;
         write_whole(&after_load, &statements)?;
+        left_out = created.left_out;
     }
     let tables = plan::agreed(&*new, shapes_of_old).await?;
     let old_store = plan::whole(&*old, &tables, new.engine()).await?;
@@ -136,6 +138,9 @@ pub async fn run(options: &Options, wanted: &Move) -> Result<bool> {
     let mut display = Display::new(Arc::clone(&tally));
     for table in &tables {
         display.say(&table.agreement.to_string());
+    }
+    for what in left_out {
+        display.say(&format!("NOT CREATED: {what}"));
     }
     let found = if resumed { "resumes with" } else { "starts with" };
     display.say(&format!(

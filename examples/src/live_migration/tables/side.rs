@@ -22,6 +22,8 @@ pub struct Creation {
     pub indexes: Vec<String>,
     /// Make foreign keys, once the rows of all tables are there.
     pub foreign_keys: Vec<String>,
+    /// What the table will not have here, as sentences.
+    pub left_out: Vec<String>,
 }
 
 /// Takes one row of the checker's own reading.

@@ -54,7 +54,12 @@ impl Side for SqliteSide {
 
     fn creation(&self, shape: &TableShape) -> zdm_core::Result<Creation> {
         let sql = self.database.create_sql(shape)?;
-        Ok(Creation { create: sql.create, indexes: sql.indexes, foreign_keys: Vec::new() })
+        Ok(Creation {
+            create: sql.create,
+            indexes: sql.indexes,
+            foreign_keys: Vec::new(),
+            left_out: sql.left_out,
+        })
     }
 
     async fn execute(&self, sql: String) -> zdm_core::Result<()> {
