@@ -292,6 +292,7 @@ impl<K: Key, R: Record> Migration<K, R> {
         let mut seen = lock(&self.seen);
         seen.outcome.verified_rows += report.compared;
         seen.outcome.verified_differences += report.mismatches;
+        seen.outcome.verification = report.method;
         Ok(())
     }
 

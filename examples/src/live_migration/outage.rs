@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use zdm_core::error::{Error, Kind, Result};
 use zdm_core::key::KeyRange;
-use zdm_core::store::{Bulk, Capabilities, Change, Fenced, Page, PageLoad, Scan, Stamp, Store, StoreExt};
+use zdm_core::store::{
+    Bulk, Capabilities, Change, Digest, Fenced, Page, PageLoad, RangeDigest, Scan, Stamp, Store, StoreExt,
+};
 
 /// Turns a store off and on.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +62,12 @@ impl<S: Store> Switched<S> {
         self.store.capabilities().scan.ok_or_else(missing)
     }
 
+    fn sums(&self) -> Result<&dyn Digest<Key = S::Key, Record = S::Record>> {
+        self.switch.pass()?;
+        let missing = || Error::new(Kind::Invalid, "the store behind the switch does not sum up ranges");
+        self.store.capabilities().digest.ok_or_else(missing)
+    }
+
     fn fence(&self) -> Result<&dyn Fenced<Key = S::Key, Record = S::Record>> {
         self.switch.pass()?;
         let missing = || Error::new(Kind::Invalid, "the store behind the switch has no fence");
@@ -95,8 +103,7 @@ impl<S: Store> Store for Switched<S> {
         let inner = self.store.capabilities();
         Capabilities {
             bulk: inner.bulk.map(|_| self as _),
-            // A sum would not show an outage.
-            digest: None,
+            digest: inner.digest.map(|_| self as _),
             scan: inner.scan.map(|_| self as _),
             fenced: inner.fenced.map(|_| self as _),
         }
@@ -136,6 +143,21 @@ impl<S: Store> Scan for Switched<S> {
 }
 
 #[async_trait]
+impl<S: Store> Digest for Switched<S> {
+    fn digest_of(&self) -> String {
+        self.store.capabilities().digest.map(Digest::digest_of).unwrap_or_default()
+    }
+
+    async fn nth_key(&self, range: &KeyRange<S::Key>, records: usize) -> Result<Option<S::Key>> {
+        self.sums()?.nth_key(range, records).await
+    }
+
+    async fn digest(&self, range: &KeyRange<S::Key>) -> Result<RangeDigest> {
+        self.sums()?.digest(range).await
+    }
+}
+
+#[async_trait]
 impl<S: Store> Fenced for Switched<S> {
     async fn newest_stamp(&self) -> Result<Stamp> {
         self.fence()?.newest_stamp().await
@@ -167,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_reaches_a_store_that_is_off() {
-        let (switch, inner) = (Switch::default(), MemoryStore::<u64, String>::new());
+        let (switch, inner) = (Switch::default(), MemoryStore::<u64, String>::new().with_digest());
         let store = Switched::new(inner, switch.clone());
         store.put(&1, &"before".to_owned()).await.unwrap();
         switch.turn_off();
@@ -179,10 +201,15 @@ mod tests {
         assert!(store.get(&1).await.is_err() && store.delete(&1).await.is_err());
         assert!(bulk.get_many(&[1]).await.is_err() && bulk.apply(&[Change::Delete(1)]).await.is_err());
         assert!(scan.page(&KeyRange::all(), 1).await.is_err() && scan.estimated_len().await.is_err());
+        let sums = capabilities.digest.unwrap();
+        assert!(
+            sums.digest(&KeyRange::all()).await.is_err() && sums.nth_key(&KeyRange::all(), 1).await.is_err()
+        );
         assert!(fence.apply_if_newer(Stamp(1), &[Change::Delete(1)]).await.is_err());
         assert!(fence.load_page(Stamp(1), &KeyRange::all(), &[]).await.is_err());
         switch.turn_on();
         assert_eq!(store.get(&1).await.unwrap().as_deref(), Some("before"));
+        assert_eq!(sums.digest(&KeyRange::all()).await.unwrap().records, 1);
         assert_eq!(scan.page(&KeyRange::all(), 9).await.unwrap().len(), 1);
     }
 }

@@ -34,6 +34,8 @@ pub struct Outcome {
     pub verified_rows: u64,
     /// Differences that verification confirmed.
     pub verified_differences: u64,
+    /// How verification compared, and what that cannot see.
+    pub verification: String,
     /// Secondary writes that were set aside.
     pub parked: u64,
 }
@@ -79,6 +81,9 @@ impl Report<'_> {
             "extra": self.verdict.extra,
             "mismatches": self.verdict.mismatches,
             "parked": self.outcome.parked,
+            "verified_rows": self.outcome.verified_rows,
+            "verified_differences": self.outcome.verified_differences,
+            "verification": self.outcome.verification,
             "phases": phases,
             "backfill_rows_per_second": self.backfill_rows_per_second(),
             "p99_ms": p99,
@@ -154,6 +159,9 @@ impl fmt::Display for Report<'_> {
             grouped(outcome.verified_rows),
             grouped(outcome.verified_differences)
         )?;
+        if !outcome.verification.is_empty() {
+            writeln!(f, "verified by       {}", outcome.verification)?;
+        }
         writeln!(f, "parked            {}", grouped(outcome.parked))?;
         writeln!(
             f,

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::support::{chinook, execute, files, program, refused, run, sqlite, text};
+use crate::support::{chinook, execute, files, installed, program, refused, run, sqlite, text, told};
 
 #[test]
 fn all_tables_of_a_shop_move_with_their_references_and_go_back() {
@@ -72,6 +72,48 @@ fn tables_of_every_shape_move() {
         run(&["--old", &sqlite(&old), "--new", &sqlite(&new), "--create", "--writes-per-second", "300"]);
     assert_eq!(json["rows"], 9);
     assert!(json["writes"].as_u64().unwrap() > 300, "{json}");
+}
+
+#[test]
+fn what_zdm_has_installed_goes_when_the_migration_is_over_and_nothing_else_does() {
+    let (dir, old, new) = files();
+    execute(&old, "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+    let (from, to) = (sqlite(&old), sqlite(&new));
+    let kept = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let arguments = |to: &str, name: &str, more: &[&str]| {
+        let own =
+            ["--old", &from, "--new", to, "--create", "--dir", &kept(name), "--writes-per-second", "50"];
+        own.iter().chain(more).map(|word| (*word).to_owned()).collect::<Vec<_>>()
+    };
+    let run = |arguments: Vec<String>| told(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+
+    // Not finished: the old database is in charge again.
+    run(arguments(&to, "one", &["--rollback"]));
+    assert!(installed(&old) > 0 && installed(&new) > 0);
+    // Gone on with to the end, and run once more.
+    run(arguments(&to, "one", &[]));
+    assert_eq!((installed(&old), installed(&new)), (0, 0));
+    let (again, _) = run(arguments(&to, "one", &[]));
+    assert_eq!((again["rows"].as_u64(), again["writes"].as_u64()), (Some(2), Some(0)));
+    assert_eq!((installed(&old), installed(&new)), (0, 0));
+
+    // Another migration keeps stamps in the old database, and in the third there was something before.
+    let third = dir.path().join("third.db");
+    execute(&third, "CREATE TABLE zdm_schema (version INTEGER PRIMARY KEY)");
+    let mut child =
+        program(&arguments(&sqlite(&third), "two", &[]).iter().map(String::as_str).collect::<Vec<_>>());
+    let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while installed(&old) == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it began");
+        sleep(Duration::from_millis(20));
+    }
+    sleep(Duration::from_millis(100));
+    execute(&old, "INSERT INTO zdm_fence VALUES ('elsewhere', 7)");
+    assert!(child.wait().unwrap().success());
+    assert!(installed(&old) > 0 && installed(&third) > 0);
+    let (_, told) = run(arguments(&sqlite(&third), "two", &[]));
+    assert!(told.contains("tables of the old database stay: they hold elsewhere"), "{told}");
+    assert!(told.contains("tables of the new database stay: they were there before"), "{told}");
 }
 
 #[test]

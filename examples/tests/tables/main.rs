@@ -4,4 +4,5 @@
 
 mod files;
 mod servers;
+mod sums;
 mod support;

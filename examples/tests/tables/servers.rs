@@ -128,8 +128,10 @@ fn defaults_move_along_and_what_has_no_words_on_the_other_side_is_printed() {
          INSERT INTO orders (n) VALUES (1), (2)",
     );
     let quiet = ["--create", "--writes-per-second", "0", "--readers", "0"];
-    let (_, told_twin) = told(&[&["--old", &postgres.url, "--new", &twin.url], &quiet[..]].concat());
+    let (by_sums, told_twin) = told(&[&["--old", &postgres.url, "--new", &twin.url], &quiet[..]].concat());
     assert!(!told_twin.contains("NOT CREATED"), "{told_twin}");
+    assert!(by_sums["verification"].as_str().unwrap().contains("summed up on both sides"), "{by_sums}");
+    assert!(told_twin.contains("not seen: records that differ and have equal sums"), "{told_twin}");
     twin.execute("INSERT INTO orders DEFAULT VALUES");
     assert_eq!(
         twin.texts("SELECT concat_ws('|', id, state, n, twice, due > made) FROM orders WHERE id = 3"),
@@ -142,7 +144,7 @@ fn defaults_move_along_and_what_has_no_words_on_the_other_side_is_printed() {
         ["n_positive"]
     );
 
-    let (_, told_mysql) = told(&[&["--old", &postgres.url, "--new", &mysql.url], &quiet[..]].concat());
+    let (read, told_mysql) = told(&[&["--old", &postgres.url, "--new", &mysql.url], &quiet[..]].concat());
     for what in [
         "NOT CREATED: table orders, column due: its default (now() + '1 day'::interval) is left out",
         "NOT CREATED: table orders, column twice: it is generated from ((n * 2)) STORED, and is left out",
@@ -150,7 +152,15 @@ fn defaults_move_along_and_what_has_no_words_on_the_other_side_is_printed() {
     ] {
         assert!(told_mysql.contains(what), "{what}: {told_mysql}");
     }
+    assert!(read["verification"].as_str().unwrap().contains("both sides read in key order"), "{read}");
     assert_eq!(told_mysql.matches("NOT CREATED").count(), 3, "{told_mysql}");
+    let left = "FROM information_schema.tables WHERE table_name LIKE 'zdm\\_%' AND table_schema = ";
+    for (database, schema) in
+        [(&postgres, "current_schema()"), (&twin, "current_schema()"), (&mysql, "DATABASE()")]
+    {
+        let none: Vec<String> = Vec::new();
+        assert_eq!(database.texts(&format!("SELECT CAST(table_name AS CHAR(64)) {left}{schema}")), none);
+    }
     mysql.execute("INSERT INTO orders () VALUES ()");
     let filled = "SELECT CONCAT_WS('|', id, state, n, due IS NULL, made > UTC_TIMESTAMP() - INTERVAL 1 MINUTE) \
                   FROM orders WHERE id = 3";

@@ -69,6 +69,20 @@ pub(crate) fn execute(file: &Path, sql: &'static str) {
     });
 }
 
+/// How many tables of zdm a file has.
+pub(crate) fn installed(file: &Path) -> i64 {
+    let file = file.to_owned();
+    wait(async move {
+        let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
+        let mut database = options.connect().await.unwrap();
+        let count = "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'zdm\\_%' ESCAPE '\\'";
+        let count = sqlx::query_scalar(count).fetch_one(&mut database).await.unwrap();
+        database.close().await.unwrap();
+        count
+    })
+    .unwrap()
+}
+
 pub(crate) fn files() -> (TemporaryDirectory, PathBuf, PathBuf) {
     let dir = TemporaryDirectory::create().unwrap();
     let (old, new) = (dir.path().join("old.db"), dir.path().join("new.db"));

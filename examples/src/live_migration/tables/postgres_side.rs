@@ -1,5 +1,6 @@
 //! PostgreSQL servers.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use zdm_sql_adapters::table::{ColumnType, DynKey, DynRow, TableShape};
 use super::super::{Doing, Result};
 use super::address::{Address, Engine};
 use super::canonical::Raw;
-use super::side::{Creation, Side, TakeRow, quoted};
+use super::side::{BOOKKEEPING, Creation, PHASES, Side, TakeRow, quoted};
 
 /// A database on a server.
 pub struct PostgresSide {
@@ -96,6 +97,32 @@ impl Side for PostgresSide {
 
     async fn count_on_above(&self, table: &str, past: u64) -> zdm_core::Result<()> {
         self.database.advance_sequences(table, past).await.map(|_| ())
+    }
+
+    async fn installed(&self) -> Result<bool> {
+        let failed = || format!("{} cannot be asked what zdm keeps there", self.address);
+        let mut server = self.connect().await.doing(failed)?;
+        let sql = "SELECT 'yes' WHERE to_regclass('zdm_schema') IS NOT NULL";
+        let found: Option<String> =
+            sqlx::query_scalar(sql).fetch_optional(&mut server).await.doing(failed)?;
+        server.close().await.doing(failed)?;
+        Ok(found.is_some())
+    }
+
+    async fn bookkeeping(&self) -> Result<BTreeSet<String>> {
+        let failed = || format!("{} cannot be asked what zdm keeps there", self.address);
+        let mut server = self.connect().await.doing(failed)?;
+        let mut kept = BTreeSet::new();
+        for sql in BOOKKEEPING.into_iter().chain([PHASES]) {
+            let found: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut server).await.doing(failed)?;
+            kept.extend(found);
+        }
+        server.close().await.doing(failed)?;
+        Ok(kept)
+    }
+
+    async fn remove_bookkeeping(&self) -> zdm_core::Result<()> {
+        self.database.remove_schema().await
     }
 
     async fn read(&self, table: &str, columns: &[(String, ColumnType)], take: TakeRow<'_>) -> Result<()> {

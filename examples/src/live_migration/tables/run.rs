@@ -1,5 +1,6 @@
 //! The order of it all: look at both sides, create, serve, migrate, stop, check, report.
 
+use std::collections::BTreeSet;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use zdm_core::error::Kind;
-use zdm_core::phase::Side as Role;
+use zdm_core::phase::{Phase, Side as Role};
 use zdm_core::store::StoreExt;
 use zdm_sql_adapters::table::TableShape;
 
@@ -63,6 +64,18 @@ pub async fn run(options: &Options, wanted: &Move) -> Result<bool> {
         left_out = created.left_out;
     }
     let tables = plan::agreed(&*new, shapes_of_old).await?;
+    // What was installed before belongs to somebody else, and stays.
+    let ours = files.dir().join("bookkeeping");
+    if !resumed {
+        let mut bare = Vec::new();
+        for side in [&old, &new] {
+            bare.push(!side.installed().await?);
+        }
+        // A run that was killed before its ledger has installed some of it itself.
+        if !ours.exists() {
+            write_whole(&ours, &serde_json::json!(bare).to_string())?;
+        }
+    }
     let old_store = plan::whole(&*old, &tables, new.engine()).await?;
     let new_store = plan::whole(&*new, &tables, old.engine()).await?;
     let initial = files.dir().join("initial");
@@ -178,11 +191,52 @@ pub async fn run(options: &Options, wanted: &Move) -> Result<bool> {
     let outcome = migration.outcome();
     let report =
         Report { rows, outcome: &outcome, tally: &tally, verdict: &verdict, took: started.elapsed() };
+    let over = migration.phase() == Phase::Complete && report.clean();
+    let (text, clean) = (report.to_string(), report.clean());
+    let line = options.json.then(|| report.json());
+    if over {
+        let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+        remove_bookkeeping(&ours, [&old, &new], &names, &display).await?;
+    }
+    old.close().await;
+    new.close().await;
     let mut out = stdout().lock();
-    let printed = writeln!(out, "{report}")
-        .and_then(|()| if options.json { writeln!(out, "{}", report.json()) } else { Ok(()) });
+    let printed = writeln!(out, "{text}").and_then(|()| line.map_or(Ok(()), |line| writeln!(out, "{line}")));
     printed.doing(|| "the report cannot be printed".into())?;
-    Ok(report.clean())
+    Ok(clean)
+}
+
+/// Removes what zdm has installed for this migration, which is over. What others keep there stays, and with it
+/// the tables that it stands in.
+async fn remove_bookkeeping(
+    ours: &Path,
+    sides: [&Arc<dyn Side>; 2],
+    tables: &[&str],
+    display: &Display,
+) -> Result<()> {
+    let text = std::fs::read_to_string(ours).doing(|| format!("{} cannot be read", ours.display()))?;
+    let bare: [bool; 2] = serde_json::from_str(&text).doing(|| format!("{} is damaged", ours.display()))?;
+    for ((side, was_bare), which) in sides.into_iter().zip(bare).zip(["old", "new"]) {
+        let ours =
+            |name: &String| tables.iter().any(|table| name == table || name.ends_with(&format!(".{table}")));
+        if !side.installed().await? {
+            continue;
+        }
+        // What was there before may be of another version: it is not looked into.
+        let kept = if was_bare { side.bookkeeping().await? } else { BTreeSet::new() };
+        let others = kept.iter().find(|name| !ours(name)).cloned();
+        let reason = match (was_bare, others) {
+            (true, None) => {
+                let failed = || format!("the zdm_ tables of the {which} database cannot be removed");
+                side.remove_bookkeeping().await.doing(failed)?;
+                continue;
+            }
+            (true, Some(other)) => format!("they hold {other}, which is none of this migration's"),
+            (false, _) => "they were there before".to_owned(),
+        };
+        display.say(&format!("the zdm_ tables of the {which} database stay: {reason}"));
+    }
+    Ok(())
 }
 
 /// The whole numbers in the line of a key.
@@ -264,7 +318,6 @@ impl Databases for Both {
     }
 
     async fn close(&self) {
-        self.old.close().await;
-        self.new.close().await;
+        // The proof still reads both.
     }
 }

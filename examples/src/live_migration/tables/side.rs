@@ -1,5 +1,6 @@
 //! What this program asks of a database, whatever its kind.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -63,6 +64,16 @@ pub trait Side: Send + Sync {
     /// Lets it count on above a number, and above all that it has given out itself.
     async fn count_on_above(&self, table: &str, past: u64) -> zdm_core::Result<()>;
 
+    /// Whether tables of zdm are there.
+    async fn installed(&self) -> Result<bool>;
+
+    /// What zdm keeps in them for migrations: the tables that have stamps, and a word for a queue, a
+    /// checkpoint and a phase.
+    async fn bookkeeping(&self) -> Result<BTreeSet<String>>;
+
+    /// Removes everything of zdm.
+    async fn remove_bookkeeping(&self) -> zdm_core::Result<()>;
+
     /// Reads every row with SQL of its own, for the checker: nothing of the stores takes part.
     async fn read(&self, table: &str, columns: &[(String, ColumnType)], take: TakeRow<'_>) -> Result<()>;
 
@@ -81,6 +92,17 @@ pub async fn open(address: &Address, create: bool) -> Result<Arc<dyn Side>> {
         Engine::Postgres => Ok(Arc::new(PostgresSide::open(address).await?)),
     }
 }
+
+/// Asks what zdm keeps; what is kept in queues, checkpoints and phases is named by its kind only.
+pub const BOOKKEEPING: [&str; 5] = [
+    "SELECT DISTINCT table_name FROM zdm_stamp",
+    "SELECT DISTINCT table_name FROM zdm_page",
+    "SELECT DISTINCT table_name FROM zdm_fence",
+    "SELECT 'a queue' FROM zdm_queue",
+    "SELECT 'a checkpoint' FROM zdm_checkpoint",
+];
+/// The same, where there are phases.
+pub const PHASES: &str = "SELECT 'a phase' FROM zdm_phase";
 
 /// A name in quotes of a kind.
 pub fn quoted(name: &str, quote: char) -> String {

@@ -1,5 +1,6 @@
 //! SQLite files.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use zdm_sql_adapters::table::{ColumnType, DynKey, DynRow, TableShape};
 use super::super::{Doing, Result};
 use super::address::Engine;
 use super::canonical::Raw;
-use super::side::{Creation, Side, TakeRow, quoted};
+use super::side::{BOOKKEEPING, Creation, Side, TakeRow, quoted};
 
 /// A file.
 pub struct SqliteSide {
@@ -81,6 +82,32 @@ impl Side for SqliteSide {
 
     async fn count_on_above(&self, table: &str, past: u64) -> zdm_core::Result<()> {
         self.database.advance_autoincrement(table, past).await.map(|_| ())
+    }
+
+    async fn installed(&self) -> Result<bool> {
+        let failed = || format!("{} cannot be asked what zdm keeps there", self.file.display());
+        let mut server = SqliteConnectOptions::new().filename(&self.file).connect().await.doing(failed)?;
+        let sql = "SELECT 'yes' FROM sqlite_schema WHERE name = 'zdm_schema'";
+        let found: Option<String> =
+            sqlx::query_scalar(sql).fetch_optional(&mut server).await.doing(failed)?;
+        server.close().await.doing(failed)?;
+        Ok(found.is_some())
+    }
+
+    async fn bookkeeping(&self) -> Result<BTreeSet<String>> {
+        let failed = || format!("{} cannot be asked what zdm keeps there", self.file.display());
+        let mut server = SqliteConnectOptions::new().filename(&self.file).connect().await.doing(failed)?;
+        let mut kept = BTreeSet::new();
+        for sql in BOOKKEEPING {
+            let found: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut server).await.doing(failed)?;
+            kept.extend(found);
+        }
+        server.close().await.doing(failed)?;
+        Ok(kept)
+    }
+
+    async fn remove_bookkeeping(&self) -> zdm_core::Result<()> {
+        self.database.remove_schema().await
     }
 
     async fn read(&self, table: &str, columns: &[(String, ColumnType)], take: TakeRow<'_>) -> Result<()> {

@@ -5,6 +5,7 @@
 //! part may be repeated, and the fence makes late parts harmless.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use async_trait::async_trait;
 use zdm_core::error::{Error, Kind, Result};
 use zdm_core::key::{KeyBytes, KeyRange};
 use zdm_core::store::{
-    Bulk, Capabilities, Change, DynStore, Fenced, Page, PageLoad, Scan, Stamp, Store, StoreExt,
+    Bulk, Capabilities, Change, Digest, DynStore, Fenced, Page, PageLoad, RangeDigest, Scan, Stamp, Store,
+    StoreExt,
 };
 use zdm_sql_adapters::table::{DynKey, DynRow};
 
@@ -135,6 +137,11 @@ fn fence(part: &Part) -> Result<&dyn Fenced<Key = DynKey, Record = DynRow>> {
     part.store.capabilities().fenced.ok_or_else(|| Error::new(Kind::Invalid, "a table has no fence"))
 }
 
+fn digest(part: &Part) -> Result<&dyn Digest<Key = DynKey, Record = DynRow>> {
+    let missing = || Error::new(Kind::Invalid, "a table does not sum up ranges");
+    part.store.capabilities().digest.ok_or_else(missing)
+}
+
 fn scan(part: &Part) -> Result<&dyn Scan<Key = DynKey, Record = DynRow>> {
     let missing = || Error::new(Kind::Invalid, "a table cannot be walked in the order of its keys");
     part.store.capabilities().scan.ok_or_else(missing)
@@ -162,7 +169,9 @@ impl Store for Whole {
     }
 
     fn capabilities(&self) -> Capabilities<'_, RowKey, DynRow> {
-        Capabilities { bulk: Some(self), digest: None, scan: Some(self), fenced: Some(self) }
+        let sums = self.parts.iter().all(|part| part.store.capabilities().digest.is_some());
+        let digest = sums.then_some(self as &dyn Digest<Key = RowKey, Record = DynRow>);
+        Capabilities { bulk: Some(self), digest, scan: Some(self), fenced: Some(self) }
     }
 }
 
@@ -239,6 +248,55 @@ impl Scan for Whole {
 }
 
 #[async_trait]
+impl Digest for Whole {
+    fn digest_of(&self) -> String {
+        let mut own: Vec<_> = self
+            .parts
+            .iter()
+            .filter_map(|part| part.store.capabilities().digest)
+            .map(Digest::digest_of)
+            .collect();
+        // The columns of all tables would fill pages: two sides that sum up others have another number.
+        let mut hasher = DefaultHasher::new();
+        own.hash(&mut hasher);
+        let what = |text: &String| text.split(" of ").next().unwrap_or_default().to_owned();
+        own.iter_mut().for_each(|text| *text = what(text));
+        own.dedup();
+        format!("{} of {} tables, columns {:016x}", own.join(", "), self.parts.len(), hasher.finish())
+    }
+
+    async fn nth_key(&self, range: &KeyRange<RowKey>, records: usize) -> Result<Option<RowKey>> {
+        let mut left = records;
+        for (table, part, own) in self.within(range) {
+            let sums = digest(part)?;
+            if let Some(key) = sums.nth_key(&own, left).await? {
+                return Ok(Some((table, key)));
+            }
+            // At least one is left: rows may have come between the two questions.
+            left -= usize::try_from(sums.digest(&own).await?.records).unwrap_or(usize::MAX).min(left - 1);
+        }
+        Ok(None)
+    }
+
+    async fn digest(&self, range: &KeyRange<RowKey>) -> Result<RangeDigest> {
+        let mut whole = RangeDigest::default();
+        for (table, part, own) in self.within(range) {
+            let sum = digest(part)?.digest(&own).await?;
+            // With the number of the table: a row that stands in another table is another row.
+            let hashed = |place: u8| {
+                let mut hasher = DefaultHasher::new();
+                (table, place, sum.records, sum.xor, sum.sum).hash(&mut hasher);
+                hasher.finish()
+            };
+            whole.records += sum.records;
+            whole.xor ^= hashed(0);
+            whole.sum = whole.sum.wrapping_add(hashed(1));
+        }
+        Ok(whole)
+    }
+}
+
+#[async_trait]
 impl Fenced for Whole {
     async fn newest_stamp(&self) -> Result<Stamp> {
         let mut newest = Stamp::default();
@@ -284,9 +342,68 @@ impl Fenced for Whole {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use zdm_core::store::MemoryStore;
     use zdm_sql_adapters::table::Value;
 
     use super::*;
+
+    fn key(table: u16, number: i64) -> RowKey {
+        (table, DynKey::new([Value::Integer(number)]).unwrap())
+    }
+
+    fn row(number: i64, text: &str) -> DynRow {
+        let columns = ["id", "text"].map(str::to_owned).into();
+        DynRow::new(columns, vec![Value::Integer(number), Value::Text(text.to_owned())]).unwrap()
+    }
+
+    async fn whole(rows: &[(u16, i64, &str)]) -> Whole {
+        let parts = (0..3).map(|_| Part {
+            store: MemoryStore::<DynKey, DynRow>::new().with_digest().into_dyn(),
+            contended: false,
+        });
+        let whole = Whole::new(parts.collect()).await.unwrap();
+        for (table, number, text) in rows {
+            whole.put(&key(*table, *number), &row(*number, text)).await.unwrap();
+        }
+        whole
+    }
+
+    #[tokio::test]
+    async fn sums_and_places_go_over_the_ends_of_tables() {
+        let rows = [(0, 1, "a"), (0, 5, "b"), (2, 1, "a"), (2, 2, "c"), (2, 9, "d")];
+        let store = whole(&rows).await;
+        let sums = store.capabilities().digest.unwrap();
+        for (place, (table, number, _)) in (1..).zip(rows) {
+            assert_eq!(sums.nth_key(&KeyRange::all(), place).await.unwrap(), Some(key(table, number)));
+        }
+        assert_eq!(sums.nth_key(&KeyRange::all(), 6).await.unwrap(), None);
+        let behind = KeyRange { after: Some(key(0, 1)), up_to: Some(key(2, 2)) };
+        assert_eq!(sums.nth_key(&behind, 3).await.unwrap(), Some(key(2, 2)));
+        assert_eq!(sums.nth_key(&behind, 4).await.unwrap(), None);
+        assert_eq!(sums.digest(&behind).await.unwrap().records, 3);
+
+        let same = whole(&rows).await;
+        let other = same.capabilities().digest.unwrap();
+        assert_eq!(sums.digest_of(), other.digest_of());
+        assert_eq!(
+            sums.digest(&KeyRange::all()).await.unwrap(),
+            other.digest(&KeyRange::all()).await.unwrap()
+        );
+        // Another value, one row less, and the same row in another table.
+        let mut seen = BTreeSet::from([format!("{:?}", sums.digest(&KeyRange::all()).await.unwrap())]);
+        for rows in [
+            [(0, 1, "a"), (0, 5, "B"), (2, 1, "a"), (2, 2, "c"), (2, 9, "d")],
+            [(0, 1, "a"), (0, 5, "b"), (1, 1, "a"), (2, 2, "c"), (2, 9, "d")],
+            [(0, 1, "a"), (2, 5, "b"), (2, 1, "a"), (2, 2, "c"), (2, 9, "d")],
+            [(0, 1, "a"), (0, 1, "a"), (2, 1, "a"), (2, 2, "c"), (2, 9, "d")],
+        ] {
+            let changed = whole(&rows).await;
+            let sum = changed.capabilities().digest.unwrap().digest(&KeyRange::all()).await.unwrap();
+            assert!(seen.insert(format!("{sum:?}")), "{rows:?}");
+        }
+    }
 
     #[test]
     fn the_holder_of_a_value_is_named_with_its_table() {
