@@ -23,6 +23,9 @@ Usage: live-migration [OPTIONS]
   --create                  create the tables on the new side first: columns and keys, and when the rows are
                             there indexes and foreign keys. Defaults, generated columns and checks come along
                             where the new database has words for them; what is left out is printed
+                            At the end of a migration that is complete and clean the program removes the zdm_ tables
+                            that it has installed in both databases, unless they were there before or hold what
+                            belongs to another migration. With --rollback they stay
   --dir DIRECTORY           keep the databases, the queue and the checkpoints there. A run that was killed is
                             resumed by running the program again. Default: a directory that is removed at the end
   --rows NUMBER             how many flights to load, 1 to 336776. Default: all of them. Not with --old

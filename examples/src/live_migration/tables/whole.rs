@@ -1,8 +1,15 @@
 //! All tables of a database as one store.
 //!
-//! A call that concerns several tables goes to each of them in their order, in a transaction for each. What
-//! zdm asks of such a call holds all the same: it is repeated as a whole until every part has succeeded, each
-//! part may be repeated, and the fence makes late parts harmless.
+//! A call that concerns several tables goes to each of them in their order, in a transaction for each: the
+//! contract asks for one. What rests on that holds all the same:
+//!
+//! - A secondary write that stops between two tables leaves all of its entries in the queue. It is repeated as a
+//!   whole or key by key, each part may be repeated, and the fence makes late parts harmless. Nobody takes the
+//!   sides for equal meanwhile, because the keys are pending.
+//! - Unique values move between the rows of one table only, and those go in one transaction.
+//! - Rows that refer to each other stand in the order that foreign keys ask for.
+//! - A write to the primary of which a part has succeeded has an unknown outcome, and is never reported as
+//!   not applied: then its entries would be removed.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -90,15 +97,20 @@ impl Whole {
                 Change::Delete((_, key)) => deletes.push(Change::Delete(key.clone())),
             }
         }
-        let mut left_out = 0;
         for (table, (puts, deletes)) in &mut by_table {
             if self.part(*table)?.contended {
                 puts.append(deletes);
             }
-            left_out += self.apply_to(*table, stamp, puts).await?;
         }
-        for (table, (_, deletes)) in by_table.iter().rev() {
-            left_out += self.apply_to(*table, stamp, deletes).await?;
+        let puts = by_table.iter().map(|(table, (puts, _))| (*table, puts));
+        let deletes = by_table.iter().rev().map(|(table, (_, deletes))| (*table, deletes));
+        let calls = puts.chain(deletes).filter(|(_, changes)| !changes.is_empty()).collect::<Vec<_>>();
+        let mut left_out = 0;
+        for (done, (table, changes)) in calls.into_iter().enumerate() {
+            let outcome = self.apply_to(table, stamp, changes).await;
+            // With a stamp the call is repeated whatever its outcome; a conflict has to stay one.
+            let in_part = done > 0 && stamp.is_none();
+            left_out += outcome.map_err(|error| if in_part { error.unknown() } else { error })?;
         }
         Ok(left_out)
     }
@@ -109,9 +121,6 @@ impl Whole {
         stamp: Option<Stamp>,
         changes: &[Change<DynKey, DynRow>],
     ) -> Result<u64> {
-        if changes.is_empty() {
-            return Ok(0);
-        }
         let part = self.part(table)?;
         let outcome = match stamp {
             Some(stamp) => fence(part)?.apply_if_newer(stamp, changes).await,
@@ -344,6 +353,7 @@ impl Fenced for Whole {
 mod tests {
     use std::collections::BTreeSet;
 
+    use zdm_core::error::Certainty;
     use zdm_core::store::MemoryStore;
     use zdm_sql_adapters::table::Value;
 
@@ -368,6 +378,25 @@ mod tests {
             whole.put(&key(*table, *number), &row(*number, text)).await.unwrap();
         }
         whole
+    }
+
+    #[tokio::test]
+    async fn a_call_that_was_applied_in_part_has_an_unknown_outcome() {
+        let unique = MemoryStore::new()
+            .with_unique("text", |row: &DynRow| row.get("text").map(|text| format!("{text:?}")));
+        let parts = [MemoryStore::new(), unique];
+        let parts = parts.map(|store| Part { store: store.into_dyn(), contended: true });
+        let store = Whole::new(parts.into()).await.unwrap();
+        store.put(&key(1, 1), &row(1, "taken")).await.unwrap();
+        let taken = |table| Change::Put(key(table, 2), row(2, "taken"));
+        let alone = store.apply(&[taken(1)]).await.unwrap_err();
+        assert_eq!((alone.kind(), alone.certainty()), (Kind::Conflict, Certainty::NotApplied));
+        let second = store.apply(&[taken(1), taken(0)]).await.unwrap_err();
+        assert_eq!((second.kind(), second.certainty()), (Kind::Conflict, Certainty::Unknown));
+        assert!(store.get(&key(0, 2)).await.unwrap().is_some(), "the other part stands");
+        // With a stamp it is repeated all the same.
+        let fenced = store.apply_if_newer(Stamp(1), &[taken(1), taken(0)]).await.unwrap_err();
+        assert_eq!((fenced.kind(), fenced.certainty()), (Kind::Conflict, Certainty::NotApplied));
     }
 
     #[tokio::test]
