@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::super::{Doing, Failure, Result};
 
 /// How many files there are.
-pub const PARTS: usize = 64;
+pub const PARTS: usize = 256;
 
 /// What a row is addressed by: the number of its table, and its key as a line.
 pub type RowName = (u16, String);
