@@ -70,6 +70,8 @@ pub(crate) fn converted(value: Value, ty: &ColumnType) -> Result<Value, String> 
             Ty::signed(64).parse(whole)
         }
         (Value::Blob(_), _) => Err(format!("{value} is no {ty}")),
+        // A value of a type that this database lacks is kept as its text.
+        (Value::Text(text), Ty::Other(_)) => Ok(Value::Other(text.clone())),
         (_, Ty::Bytes { .. } | Ty::Other(_)) => Err(format!("{value} is {}, not {ty}", value.class())),
         (_, Ty::Text { .. }) => Ok(value.to_text().map_or(Value::Null, Value::Text)),
         (Value::Text(text) | Value::Json(text), ty) => ty.parse(text),
@@ -107,6 +109,9 @@ mod tests {
             };
             assert_eq!(converted(other, &back), Ok(value));
         }
+        let (array, other) = (Value::Other("{1}".to_owned()), ColumnType::Other("int[]".to_owned()));
+        assert_eq!(converted(array.clone(), &ColumnType::Text { max: None }), Ok(text("{1}")));
+        assert_eq!(converted(text("{1}"), &other), Ok(array));
         for (value, ty) in [
             (Value::Integer((1 << 53) + 1), ColumnType::Real { bits: 64, special: true }),
             (Value::Real(0.5), ColumnType::signed(64)),
