@@ -39,6 +39,7 @@
 //! one writer and 40 % with 16, which keep both cores busy; 27 and 58 % while a worker takes the entries over on the
 //! same cores.
 
+mod claim;
 mod held;
 mod insert;
 mod keeper;
