@@ -23,6 +23,9 @@ const FIELDS: [&str; 13] = [
     "backfill_rows_per_second",
     "p99_ms",
     "handover_pause_ms",
+    "verification",
+    "verified_rows",
+    "verified_differences",
     "seconds",
 ];
 const FORWARD: [&str; 7] = ["Off", "DualWrite", "Shadow", "Ramp", "Live", "RampDown", "Complete"];

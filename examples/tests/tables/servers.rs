@@ -97,6 +97,44 @@ fn every_type_comes_home_from_every_database_as_it_was() {
     );
 }
 
+const OWN_TYPES: &str = "CREATE TABLE own (id INT UNSIGNED AUTO_INCREMENT PRIMARY KEY, five BIT(5), eight BIT(8), one BIT(1), \
+    year YEAR, big BIGINT UNSIGNED, exact DECIMAL(65,30), mood ENUM('calm','it''s wild'), marks SET('a','b','c'), \
+    raw VARBINARY(9), at DATETIME(6), stamp TIMESTAMP NULL, doc JSON, note TINYTEXT); \
+    INSERT INTO own VALUES (1, b'00101', b'00000001', b'1', 1999, 18446744073709551615, \
+    12345678901234567890123456789012345.012345678901234567890123456789, 'it''s wild', 'a,c', x'00ff', \
+    '1000-01-01 00:00:00.000001', '2038-01-19 03:14:07', '{\"n\": 12345678901234567890123, \"a\": 1.50}', ' x '), \
+    (4294967295, b'11111', b'11111111', b'0', 2155, 0, -0.000000000000000000000000000001, 'calm', '', '', \
+    '9999-12-31 23:59:59.999999', '1970-01-01 00:00:01', '[]', ''), \
+    (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
+
+#[test]
+fn types_that_only_mysql_has_come_home_as_they_were() {
+    let (Some(first), Some(postgres)) = (Database::create(MySql), Database::create(Postgres)) else { return };
+    let Some(last) = Database::create(MySql) else { return };
+    let quiet = ["--writes-per-second", "0"];
+    first.execute(OWN_TYPES);
+    move_on(&first.url, &postgres.url, &quiet);
+    move_on(&postgres.url, &last.url, &quiet);
+    let sql = "SELECT concat_ws('|', id, five, eight, one, year, big, exact, mood, marks, raw, at, stamp, doc, note) \
+               FROM own ORDER BY id";
+    assert_eq!(
+        postgres.texts(sql),
+        [
+            "1|00101|00000001|1|1999|18446744073709551615|12345678901234567890123456789012345.\
+             012345678901234567890123456789|it's wild|a,c|\\x00ff|1000-01-01 00:00:00.000001|2038-01-19 03:14:07+00|\
+             {\"n\": 12345678901234567890123, \"a\": 1.50}| x ",
+            "2",
+            "4294967295|11111|11111111|0|2155|0|-0.000000000000000000000000000001|calm||\\x|\
+             9999-12-31 23:59:59.999999|1970-01-01 00:00:01+00|[]|",
+        ]
+    );
+
+    // SQLite has no whole numbers as large.
+    first.execute("UPDATE own SET big = 7 WHERE id = 1");
+    let (_dir, _, file) = files();
+    move_on(&first.url, &sqlite(&file), &quiet);
+}
+
 #[test]
 fn counters_go_on_right_after_the_last_number_that_was_given_out() {
     let (Some(postgres), Some(mysql)) = (Database::create(Postgres), Database::create(MySql)) else { return };

@@ -8,6 +8,7 @@ mod convert;
 mod decimal;
 mod default;
 mod dynamic;
+mod json;
 mod key;
 mod mapping;
 mod rows;

@@ -113,16 +113,11 @@ impl PartialEq for Value {
             (Self::Date(a), Self::Date(b)) => a == b,
             (Self::Time(a), Self::Time(b)) | (Self::Timestamp(a), Self::Timestamp(b)) => a == b,
             (Self::Interval(a), Self::Interval(b)) => a == b,
-            (Self::Json(a), Self::Json(b)) => a == b || same_json(a, b),
+            (Self::Json(a), Self::Json(b)) => a == b || super::json::same(a, b),
             (Self::Uuid(a), Self::Uuid(b)) => a == b,
             _ => false,
         }
     }
-}
-
-fn same_json(a: &str, b: &str) -> bool {
-    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text);
-    matches!((parse(a), parse(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 impl fmt::Display for Value {

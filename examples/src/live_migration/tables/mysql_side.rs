@@ -1,6 +1,6 @@
 //! MySQL and MariaDB servers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr;
 
 use async_trait::async_trait;
@@ -125,11 +125,31 @@ impl Side for MySqlSide {
     async fn read(&self, table: &str, columns: &[(String, ColumnType)], take: TakeRow<'_>) -> Result<()> {
         let failed = || format!("the checker cannot read table {table} of {}", self.address);
         let mut server = self.connect().await.doing(failed)?;
+        let (database, name) = match table.split_once('.') {
+            Some((database, name)) => (Some(database), name),
+            None => (None, table),
+        };
+        let bits: HashMap<String, u64> = sqlx::query_as::<_, (String, u64)>(
+            "SELECT CONVERT(column_name USING utf8mb4), CAST(numeric_precision AS UNSIGNED) \
+             FROM information_schema.columns \
+             WHERE table_schema = IFNULL(?, DATABASE()) AND table_name = ? AND data_type = 'bit'",
+        )
+        .bind(database)
+        .bind(name)
+        .fetch_all(&mut server)
+        .await
+        .doing(failed)?
+        .into_iter()
+        .collect();
         let expressions: Vec<_> = columns
             .iter()
-            .map(|(name, ty)| {
-                let name = quoted(name, '`');
+            .map(|(column, ty)| {
+                let name = quoted(column, '`');
                 match ty {
+                    // So does any other BIT column; elsewhere bits are digits.
+                    ColumnType::Bits if bits.contains_key(column) => {
+                        format!("LPAD(BIN({name} + 0), {}, '0')", bits[column])
+                    }
                     ColumnType::Bytes { .. } => format!("HEX({name})"),
                     // Printed, a float would lose digits.
                     ColumnType::Real { .. } => format!("CAST({name} AS DOUBLE)"),
