@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use zdm_examples::live_migration::options::TemporaryDirectory;
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 16] = [
     "rows",
     "reads",
     "writes",
