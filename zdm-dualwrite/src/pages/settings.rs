@@ -20,7 +20,7 @@ pub struct PageSettings {
     /// Ranges that are worked on at the same time. Default 2. One worker walks the keys in a single
     /// ascending run, which suits a store that lets one writer in at a time, such as SQLite.
     pub workers: usize,
-    /// Records of the first page. Default 50: how large they are is not known yet.
+    /// Records of the first page. Default 200: how large they are is not known yet.
     pub first_page_rows: usize,
     /// The smallest page. Default 16.
     pub smallest_page_rows: usize,
@@ -28,7 +28,7 @@ pub struct PageSettings {
     /// whatever its size is then little beside its rows.
     pub largest_page_rows: usize,
     /// About how many bytes of memory the records of a page may take, in stores that know it
-    /// ([`Scan::record_bytes`](zdm_core::store::Scan::record_bytes)). Default 4 MiB. A record that is larger is
+    /// ([`Scan::record_bytes`](zdm_core::store::Scan::record_bytes)). Default 8 MiB. A record that is larger is
     /// a page of its own.
     pub largest_page_bytes: usize,
     /// The time that a page should take at the slower of the two stores; the page size follows it.
@@ -66,10 +66,10 @@ impl Default for PageSettings {
     fn default() -> Self {
         Self {
             workers: 2,
-            first_page_rows: 50,
+            first_page_rows: 200,
             smallest_page_rows: 16,
             largest_page_rows: 20_000,
-            largest_page_bytes: 4 << 20,
+            largest_page_bytes: 8 << 20,
             page_target: Duration::from_millis(100),
             call_timeout: Duration::from_secs(30),
             give_up_after: Duration::from_secs(15 * 60),
