@@ -117,6 +117,28 @@ fn what_zdm_has_installed_goes_when_the_migration_is_over_and_nothing_else_does(
 }
 
 #[test]
+fn tables_that_refer_to_each_other_in_a_circle_move_without_the_reference_that_closes_it() {
+    let (dir, old, new) = files();
+    const CIRCLE: &str = "CREATE TABLE a (id INTEGER PRIMARY KEY, b INTEGER REFERENCES b (id)); \
+                          CREATE TABLE b (id INTEGER PRIMARY KEY, a INTEGER REFERENCES a (id));";
+    execute(&old, CIRCLE);
+    execute(
+        &old,
+        "PRAGMA foreign_keys = off; INSERT INTO a VALUES (1, 1), (2, 2); INSERT INTO b VALUES (1, 2), (2, 1)",
+    );
+    let (from, to) = (sqlite(&old), sqlite(&new));
+    let both = ["--old", &from, "--new", &to, "--writes-per-second", "50"];
+    let (json, told) = told(&[&both[..], &["--create"]].concat());
+    assert_eq!(json["parked"], 0);
+    assert!(told.contains("(b) to b closes a circle") || told.contains("(a) to a closes a circle"), "{told}");
+
+    let third = dir.path().join("third.db");
+    execute(&third, CIRCLE);
+    let to = sqlite(&third);
+    refused(&["--old", &from, "--new", &to], &["closes a circle", "drop it"]);
+}
+
+#[test]
 fn what_cannot_move_is_refused_before_anything_is_touched() {
     let (dir, old, new) = files();
     execute(

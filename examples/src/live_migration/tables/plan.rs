@@ -4,7 +4,7 @@ use std::path::Path;
 
 use zdm_core::key::KeyRange;
 use zdm_core::store::Scan;
-use zdm_sql_adapters::table::{Agreement, ColumnType, TableShape, agree};
+use zdm_sql_adapters::table::{Agreement, ColumnType, ForeignKeyShape, TableShape, agree};
 
 use super::super::{Doing, Failure, Result};
 use super::address::Engine;
@@ -87,13 +87,26 @@ pub async fn create(new: &dyn Side, shapes: &[TableShape], begun: &Path) -> Resu
     let mut after = (Vec::new(), Vec::new());
     let mut left_out = Vec::new();
     let mut statements = Vec::new();
-    for shape in shapes {
-        let creation = new.creation(shape).doing(|| format!("table {} cannot be created", shape.name))?;
+    for (at, shape) in shapes.iter().enumerate() {
+        let mut shape = shape.clone();
+        for key in circling(&shape, shapes[at + 1..].iter().map(|later| later.name.as_str())) {
+            left_out.push(format!(
+                "table {}: the foreign key ({}) to {} closes a circle of tables, whose rows would wait for each other; \
+                 add it when the migration is over",
+                shape.name,
+                key.columns.join(", "),
+                key.parent
+            ));
+            shape.foreign_keys.retain(|other| *other != key);
+            // The table's own words have it.
+            shape.statement = None;
+        }
+        let creation = new.creation(&shape).doing(|| format!("table {} cannot be created", shape.name))?;
         after.0.extend(creation.indexes);
         after.1.extend(creation.foreign_keys);
         left_out.extend(creation.left_out);
         if !there.contains(&shape.name) {
-            statements.push((&shape.name, creation.create));
+            statements.push((shape.name, creation.create));
         } else if !ours.lines().any(|name| name == shape.name) {
             return Err(Failure::new(format!(
                 "the new database has a table {} already; leave out --create, or drop it",
@@ -109,6 +122,12 @@ pub async fn create(new: &dyn Side, shapes: &[TableShape], begun: &Path) -> Resu
     // All indexes, then what refers to them.
     after.0.append(&mut after.1);
     Ok(Created { after_load: after.0, left_out })
+}
+
+/// The foreign keys of a table to tables that come after it: no order allows them.
+fn circling<'a>(shape: &TableShape, later: impl Iterator<Item = &'a str> + Clone) -> Vec<ForeignKeyShape> {
+    let keys = shape.foreign_keys.iter();
+    keys.filter(|key| later.clone().any(|name| name == key.parent)).cloned().collect()
 }
 
 /// What both sides agree on, for every table.
@@ -129,6 +148,18 @@ pub async fn agreed(new: &dyn Side, shapes: Vec<TableShape>) -> Result<Vec<Table
         match agree(&old, &new) {
             Ok(agreement) => tables.push(Table { name, old, new, agreement }),
             Err(reason) => refused.push(reason),
+        }
+    }
+    let names: Vec<_> = tables.iter().map(|table| table.name.clone()).collect();
+    for (at, table) in tables.iter().enumerate() {
+        for key in circling(&table.new, names[at + 1..].iter().map(String::as_str)) {
+            refused.push(format!(
+                "the foreign key ({}) of table {} to {} on the new side closes a circle of tables, whose rows would wait for \
+                 each other; drop it until the migration is over",
+                key.columns.join(", "),
+                table.name,
+                key.parent
+            ));
         }
     }
     if refused.is_empty() { Ok(tables) } else { Err(Failure::new(refused.join("\n"))) }
