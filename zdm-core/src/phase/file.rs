@@ -15,6 +15,10 @@ use crate::error::{Certainty, Error, Kind, Result};
 use crate::queue::Epoch;
 use crate::sealed_file::{Seal, blocking, io_error, sibling};
 
+// A process that was just started holds the locks of the one that started it, until it runs its own program.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
 const SEAL: Seal = Seal {
     kind: "phase",
     format: 1,
@@ -216,6 +220,13 @@ fn lock(path: &Path) -> Result<File> {
     let lock_path = sibling(path, ".lock");
     let lock = File::options().create(true).read(true).append(true).open(&lock_path);
     let lock = lock.map_err(|error| io_error("open", &lock_path, error).not_applied())?;
+    for _ in 1..LOCK_ATTEMPTS {
+        if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    // What is held already may be taken again.
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => {

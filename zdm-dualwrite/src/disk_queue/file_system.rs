@@ -10,6 +10,11 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::Duration;
+
+// A process that was just started holds the locks of the one that started it, until it runs its own program.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Opens, lists and removes files.
 pub(crate) trait FileSystem: Send + 'static {
@@ -99,20 +104,22 @@ impl FileSystem for RealFileSystem {
 
     fn lock(&self, path: &Path) -> io::Result<Locked<File>> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match file.try_lock() {
-            Ok(()) => {
-                file.set_len(0)?;
-                write!(file, "{}", std::process::id())?;
-                Ok(Locked::Ours(file))
+        for attempt in 1.. {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS => std::thread::sleep(LOCK_PAUSE),
+                Err(TryLockError::WouldBlock) => {
+                    // The number only helps to find the owner; the lock is what counts.
+                    let mut text = String::new();
+                    let owner = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                    return Ok(Locked::Theirs(owner));
+                }
+                Err(TryLockError::Error(error)) => return Err(error),
             }
-            Err(TryLockError::WouldBlock) => {
-                // The number only helps to find the owner; the lock is what counts.
-                let mut text = String::new();
-                let owner = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-                Ok(Locked::Theirs(owner))
-            }
-            Err(TryLockError::Error(error)) => Err(error),
         }
+        file.set_len(0)?;
+        write!(file, "{}", std::process::id())?;
+        Ok(Locked::Ours(file))
     }
 }
 

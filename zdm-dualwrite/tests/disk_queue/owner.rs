@@ -109,3 +109,18 @@ fn settings_out_of_range_are_named() {
     }
     assert!(!dir.0.exists(), "nothing was made");
 }
+
+/// As by a process that was forked from the earlier owner and has not begun its own program yet.
+#[tokio::test]
+async fn an_owner_that_lets_go_in_a_moment_is_waited_for() {
+    let dir = Scratch::new();
+    drop(DiskQueue::open(&dir.0, MIGRATION).unwrap());
+    let held = std::fs::File::options().read(true).write(true).open(dir.0.join("lock")).unwrap();
+    held.lock().unwrap();
+    let lets_go = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(15));
+        drop(held);
+    });
+    DiskQueue::open(&dir.0, MIGRATION).unwrap();
+    lets_go.join().unwrap();
+}
